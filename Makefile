@@ -1,0 +1,47 @@
+# Everything runs from .venv, made here from PyPI: no root, no Docker, no Redis of your own needed.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: help demo dev test check bench clean
+help:
+	@echo "make demo   run the three shipped orchestrations on real input"
+	@echo "make dev    the same set-up, and stay up"
+	@echo "make test   every test"
+	@echo "make check  lint, types, architecture"
+	@echo "make bench  the benchmarks against raw Celery"
+	@echo "make clean  remove what the other targets made"
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "celeriac needs Python 3.11 or newer; set PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[embedded]" --group dev
+	@# Editors and pyright need a real folder called celeriac: four links, found by a .pth file.
+	mkdir -p $(VENV)/links/celeriac
+	for p in orchestrations activities celery_app cli; do ln -sfn "$(CURDIR)/$$p" $(VENV)/links/celeriac/$$p; done
+	$(BIN)/python -c 'import pathlib, sysconfig; pathlib.Path(sysconfig.get_path("purelib"), "celeriac-links.pth").write_text("$(CURDIR)/$(VENV)/links\n")'
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/celeriac demo
+
+dev: $(STAMP)
+	$(BIN)/celeriac dev
+
+test: $(STAMP)
+	$(BIN)/pytest
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/pytest -q tests/architecture
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks $(if $(W),--only $(W))
+
+clean:
+	rm -rf $(VENV) .celeriac build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,283 @@
+"""Every error of Celeriac, in one tree.
+
+CeleriacError
+├── AuthoringError             the workflow's code is wrong; says where and what to write instead
+│   ├── RegistrationError      two definitions share a name and version
+│   ├── NonDeterminismError    a replay issues another command than the recorded one
+│   └── CodecError             a value cannot be written as JSON or read as the annotated type
+├── TaskFailedError            an awaited activity or sub-orchestration failed; has `.details`
+├── TaskCancelledError         the awaited task was cancelled by `task.cancel()`
+├── OrchestrationCancelledError  raised at the await when a client cancels the instance
+├── NonRetryableError          raise it in an activity: fail now, whatever the retry policy says
+├── RetryAfter                 raise it in an activity: fail this attempt, try again after a delay
+└── ClientError                a call of the client was refused; has `.exit_code` for the CLI
+    ├── InstanceNotFoundError
+    ├── InstanceExistsError
+    ├── InstanceEndedError
+    ├── InstanceNotEndedError
+    ├── UnknownNameError
+    ├── InvalidArgumentError
+    ├── PayloadTooLargeError
+    ├── RedisUnavailableError
+    └── RedisUnsuitableError
+
+`ContinueAsNew` derives from BaseException, so that an author's `except Exception` cannot swallow it.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, ClassVar
+
+import msgspec
+
+__all__ = [
+    "AuthoringError",
+    "CeleriacError",
+    "ClientError",
+    "CodecError",
+    "ContinueAsNew",
+    "FailureDetails",
+    "InstanceEndedError",
+    "InstanceExistsError",
+    "InstanceNotEndedError",
+    "InstanceNotFoundError",
+    "InvalidArgumentError",
+    "NonDeterminismError",
+    "NonRetryableError",
+    "OrchestrationCancelledError",
+    "PayloadTooLargeError",
+    "RedisUnavailableError",
+    "RedisUnsuitableError",
+    "RegistrationError",
+    "RetryAfter",
+    "TaskCancelledError",
+    "TaskFailedError",
+    "UnknownNameError",
+    "failure_from",
+    "qualified_name",
+]
+
+MAX_STACK_CHARS = 16 * 1024
+MAX_MESSAGE_CHARS = 8 * 1024
+
+
+class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One failed attempt of an activity, kept beside the open step and written with its outcome."""
+
+    number: int
+    at: int  # milliseconds since the epoch, Redis' clock
+    error_type: str
+    message: str
+    delay: int = 0  # milliseconds until the next attempt
+
+
+class FailureDetails(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A failure as data: it crosses processes without importing the class that was raised."""
+
+    error_type: str  # qualified, e.g. "builtins.ValueError"
+    message: str = ""
+    stack_trace: str = ""
+    inner: FailureDetails | None = None
+    properties: dict[str, Any] = {}
+    bases: tuple[str, ...] = ()  # qualified names of the base classes, for `is_caused_by`
+    attempts: tuple[Attempt, ...] = ()
+
+    def is_caused_by(self, error: type[BaseException] | str) -> bool:
+        """True if this failure, or one it was raised from, is `error` or a subclass of it.
+
+        `error` is a class, a qualified name or a bare class name.
+        """
+        wanted = error if isinstance(error, str) else qualified_name(error)
+        for name in (self.error_type, *self.bases):
+            if name == wanted or ("." not in wanted and name.rpartition(".")[2] == wanted):
+                return True
+        return self.inner is not None and self.inner.is_caused_by(wanted)
+
+
+def qualified_name(cls: type) -> str:
+    """The name under which a class travels: module and qualified name."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def failure_from(error: BaseException, *, depth: int = 8) -> FailureDetails:
+    """Describe an exception as data: type, bases, message, bounded stack and the cause it was raised from.
+
+    An attribute `properties` (a mapping) of the exception travels with it.
+    """
+    if isinstance(error, TaskFailedError) and not error.__traceback__:
+        return error.details
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    inner = failure_from(cause, depth=depth - 1) if cause is not None and depth > 0 else None
+    if inner is None and isinstance(error, TaskFailedError):
+        inner = error.details
+    properties = getattr(error, "properties", None)
+    bases = tuple(qualified_name(c) for c in type(error).__mro__[1:] if c is not object)
+    return FailureDetails(
+        error_type=qualified_name(type(error)),
+        message=str(error)[:MAX_MESSAGE_CHARS],
+        stack_trace="".join(traceback.format_tb(error.__traceback__))[-MAX_STACK_CHARS:],
+        inner=inner,
+        properties=_plain(properties) if isinstance(properties, Mapping) else {},
+        bases=bases,
+    )
+
+
+def _plain(properties: Mapping[Any, Any]) -> dict[str, Any]:
+    """Properties as JSON values; what JSON cannot hold becomes its text, so a failure always travels."""
+    return {str(key): msgspec.to_builtins(value, enc_hook=str, str_keys=True) for key, value in properties.items()}
+
+
+class CeleriacError(Exception):
+    """The root of every error a user of Celeriac can meet."""
+
+
+# --- authoring -----------------------------------------------------------------------------------
+
+
+class AuthoringError(CeleriacError):
+    """The workflow's own code is wrong."""
+
+
+class RegistrationError(AuthoringError):
+    """Two definitions share one name and version; the message names both places."""
+
+
+class CodecError(AuthoringError):
+    """A value cannot be written as JSON, or JSON cannot be read as the annotated type."""
+
+
+class NonDeterminismError(AuthoringError):
+    """A replay issued another command than the recorded one; the instance waits for fixed code.
+
+    Carries `seq`, `recorded` and `issued` (each a one-line description) and `where` (file:line).
+    """
+
+    def __init__(self, seq: int | None, recorded: str, issued: str, where: str = "") -> None:
+        self.seq, self.recorded, self.issued, self.where = seq, recorded, issued, where
+        super().__init__(
+            f"the code no longer does what this instance's history records"
+            f"{f' at command {seq}' if seq is not None else ''}{f' ({where})' if where else ''}\n"
+            f"  recorded: {recorded}\n"
+            f"  issued:   {issued}\n"
+            "Deploy code that issues the recorded command, or guard the change with ctx.patched(change_id)."
+        )
+
+
+# --- raised inside workflows ---------------------------------------------------------------------
+
+
+class TaskFailedError(CeleriacError):
+    """An awaited activity, sub-orchestration or group failed. `.details` says how.
+
+    `.failures` holds every failure of a `when_all`, in input order; one element otherwise.
+    """
+
+    def __init__(
+        self, details: FailureDetails, *, name: str = "", seq: int | None = None,
+        failures: tuple[FailureDetails, ...] = (),
+    ) -> None:
+        self.details, self.name, self.seq = details, name, seq
+        self.failures = failures or (details,)
+        where = f"{name or 'task'}{f' #{seq}' if seq is not None else ''}"
+        more = f" (and {len(self.failures) - 1} more)" if len(self.failures) > 1 else ""
+        super().__init__(f"{where} failed: {details.error_type}: {details.message}{more}")
+
+    def is_caused_by(self, error: type[BaseException] | str) -> bool:
+        """True if the failure, or one it was raised from, is `error` or a subclass of it."""
+        return self.details.is_caused_by(error)
+
+
+class TaskCancelledError(CeleriacError):
+    """The awaited task was cancelled by `task.cancel()`."""
+
+
+class OrchestrationCancelledError(CeleriacError):
+    """A client cancelled the instance; catch it to compensate, and raise it again."""
+
+
+class NonRetryableError(CeleriacError):
+    """Raise it (or a subclass) in an activity to fail at once, whatever the retry policy says."""
+
+
+class RetryAfter(CeleriacError):
+    """Raise it in an activity: this attempt failed, try again after `delay` (seconds or timedelta).
+
+    The policy's number of attempts still holds; without a policy it is an ordinary failure.
+    """
+
+    def __init__(self, delay: float | timedelta, message: str = "") -> None:
+        self.delay = delay if isinstance(delay, timedelta) else timedelta(seconds=delay)
+        super().__init__(message or f"asked to be tried again after {self.delay}")
+
+
+class ContinueAsNew(BaseException):
+    """Ends this run of an orchestrator; raised by `ctx.continue_as_new` and caught by the driver.
+
+    If your code shows you this one, it caught BaseException (or used a bare `except:`): let it pass.
+    """
+
+
+# --- the client ----------------------------------------------------------------------------------
+
+
+class ClientError(CeleriacError):
+    """A client call was refused. `exit_code` is what the CLI exits with."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class InvalidArgumentError(ClientError):
+    """An argument is not acceptable: a bad id, malformed JSON, an unknown option."""
+
+    exit_code = 2
+
+
+class InstanceNotFoundError(ClientError):
+    """No instance has this id."""
+
+    exit_code = 4
+
+
+class InstanceExistsError(ClientError):
+    """An instance with this id is still running."""
+
+    exit_code = 5
+
+
+class InstanceEndedError(ClientError):
+    """The instance has ended, so it can no longer receive this."""
+
+    exit_code = 6
+
+
+class InstanceNotEndedError(ClientError):
+    """The instance still runs; this needs a finished one."""
+
+    exit_code = 7
+
+
+class UnknownNameError(ClientError):
+    """No orchestrator (or activity) of this name and version is registered or served."""
+
+    exit_code = 8
+
+
+class PayloadTooLargeError(ClientError):
+    """A value is over the hard payload limit (CELERIAC_MAX_PAYLOAD, 8 MiB unless set)."""
+
+    exit_code = 9
+
+
+class RedisUnavailableError(ClientError):
+    """Redis does not answer."""
+
+    exit_code = 10
+
+
+class RedisUnsuitableError(ClientError):
+    """This Redis must not be used: too old, a replica, a cluster, or one that evicts keys."""
+
+    exit_code = 11
