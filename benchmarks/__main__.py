@@ -7,9 +7,10 @@ import json
 import statistics
 from pathlib import Path
 
-from celeriac.celery_app import Client
 from rich.console import Console
 from rich.table import Table
+
+from celeriac.celery_app import Client
 
 from . import raw_app
 from .machines import SHAPES, fleet, redis_server

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from celeriac.celery_app import Client
 from celery import chain, chord
 from celery.result import AsyncResult
+
+from celeriac.celery_app import Client
 
 from . import raw_app
 from .workflows import bench_fan_out, bench_sequence
