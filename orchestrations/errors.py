@@ -7,6 +7,9 @@ CeleriacError
 │   └── CodecError             a value cannot be written as JSON or read as the annotated type
 ├── TaskFailedError            an awaited activity or sub-orchestration failed; has `.details`
 ├── TaskCancelledError         the awaited task was cancelled by `task.cancel()`
+├── ActivityTimeoutError       an attempt of an activity passed one of its limits (start to close, heartbeat, ...)
+├── ActivityWorkerLostError    the processes that ran an activity died, too often in a row
+├── UnknownActivityError       no worker that took the activity knows its name
 ├── OrchestrationCancelledError  raised at the await when a client cancels the instance
 ├── NonRetryableError          raise it in an activity: fail now, whatever the retry policy says
 ├── RetryAfter                 raise it in an activity: fail this attempt, try again after a delay
@@ -34,6 +37,8 @@ from typing import Any, ClassVar
 import msgspec
 
 __all__ = [
+    "ActivityTimeoutError",
+    "ActivityWorkerLostError",
     "AuthoringError",
     "CeleriacError",
     "ClientError",
@@ -55,6 +60,7 @@ __all__ = [
     "RetryAfter",
     "TaskCancelledError",
     "TaskFailedError",
+    "UnknownActivityError",
     "UnknownNameError",
     "failure_from",
     "qualified_name",
@@ -192,6 +198,18 @@ class TaskFailedError(CeleriacError):
 
 class TaskCancelledError(CeleriacError):
     """The awaited task was cancelled by `task.cancel()`."""
+
+
+class ActivityTimeoutError(CeleriacError, TimeoutError):
+    """An attempt of an activity passed one of its limits."""
+
+
+class ActivityWorkerLostError(CeleriacError):
+    """The process that ran the activity died: killed, out of memory, or it called `os._exit`."""
+
+
+class UnknownActivityError(CeleriacError):
+    """No worker that took the activity has one of this name registered."""
 
 
 class OrchestrationCancelledError(CeleriacError):

@@ -44,7 +44,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="k", kw_o
     at: int = 0
 
 
-class ExecutionStarted(Event, tag=1):
+class ExecutionStarted(Event, tag=1, frozen=True):
     execution: str  # random, minted by whoever started this run
     instance: str
     name: str
@@ -56,26 +56,26 @@ class ExecutionStarted(Event, tag=1):
     rules: int = RULES
 
 
-class TaskScheduled(Event, tag=2):
+class TaskScheduled(Event, tag=2, frozen=True):
     seq: int
     name: str
     input: str = "[[],{}]"  # JSON [args, kwargs]
     options: ActivityOptions = ActivityOptions()
 
 
-class TaskCompleted(Event, tag=3):
+class TaskCompleted(Event, tag=3, frozen=True):
     seq: int
     result: str | None = None
     attempts: tuple[Attempt, ...] = ()  # the failed attempts before this one, the last ten
 
 
-class TaskFailed(Event, tag=4):
+class TaskFailed(Event, tag=4, frozen=True):
     seq: int
     failure: FailureDetails
     attempts: tuple[Attempt, ...] = ()
 
 
-class GroupScheduled(Event, tag=5):
+class GroupScheduled(Event, tag=5, frozen=True):
     """`size` plain activities as one Celery chord group; part i has the seq `seq + i`."""
 
     seq: int
@@ -86,39 +86,39 @@ class GroupScheduled(Event, tag=5):
     window: int = 0  # most parts in flight at once (ctx.map's max_parallel); 0: the engine's own
 
 
-class GroupCompleted(Event, tag=6):
+class GroupCompleted(Event, tag=6, frozen=True):
     """Every part has ended. The outcomes are read beside the history, see replay.Payloads.group."""
 
     seq: int
     failed: int = 0
 
 
-class TimerCreated(Event, tag=7):
+class TimerCreated(Event, tag=7, frozen=True):
     seq: int
     due: int
 
 
-class TimerFired(Event, tag=8):
+class TimerFired(Event, tag=8, frozen=True):
     seq: int
 
 
-class TimerCancelled(Event, tag=9):
+class TimerCancelled(Event, tag=9, frozen=True):
     seq: int
 
 
-class EventRaised(Event, tag=10):
+class EventRaised(Event, tag=10, frozen=True):
     name: str
     input: str | None = None
 
 
-class EventSent(Event, tag=11):
+class EventSent(Event, tag=11, frozen=True):
     seq: int
     instance: str
     name: str
     input: str | None = None
 
 
-class SubOrchestrationInstanceCreated(Event, tag=12):
+class SubOrchestrationInstanceCreated(Event, tag=12, frozen=True):
     seq: int
     name: str
     instance: str
@@ -129,64 +129,64 @@ class SubOrchestrationInstanceCreated(Event, tag=12):
     tags: dict[str, str] = {}
 
 
-class SubOrchestrationInstanceCompleted(Event, tag=13):
+class SubOrchestrationInstanceCompleted(Event, tag=13, frozen=True):
     seq: int
     result: str | None = None
 
 
-class SubOrchestrationInstanceFailed(Event, tag=14):
+class SubOrchestrationInstanceFailed(Event, tag=14, frozen=True):
     seq: int
     failure: FailureDetails
 
 
-class ExecutionSuspended(Event, tag=15):
+class ExecutionSuspended(Event, tag=15, frozen=True):
     reason: str = ""
 
 
-class ExecutionResumed(Event, tag=16):
+class ExecutionResumed(Event, tag=16, frozen=True):
     reason: str = ""
 
 
-class ExecutionCompleted(Event, tag=17):
+class ExecutionCompleted(Event, tag=17, frozen=True):
     output: str | None = None
 
 
-class ExecutionFailed(Event, tag=18):
+class ExecutionFailed(Event, tag=18, frozen=True):
     failure: FailureDetails
 
 
-class ExecutionTerminated(Event, tag=19):
+class ExecutionTerminated(Event, tag=19, frozen=True):
     reason: str = ""
 
 
-class ExecutionCancelled(Event, tag=20):
+class ExecutionCancelled(Event, tag=20, frozen=True):
     reason: str = ""
 
 
-class ExecutionRewound(Event, tag=21):
+class ExecutionRewound(Event, tag=21, frozen=True):
     reason: str = ""
 
 
-class ContinuedAsNew(Event, tag=22):
+class ContinuedAsNew(Event, tag=22, frozen=True):
     input: str | None = None
     preserve_events: bool = True
 
 
-class CustomStatusSet(Event, tag=23):
+class CustomStatusSet(Event, tag=23, frozen=True):
     value: str | None = None
 
 
-class PatchMarker(Event, tag=24):
+class PatchMarker(Event, tag=24, frozen=True):
     change: str
 
 
-class CancelRequested(Event, tag=25):
+class CancelRequested(Event, tag=25, frozen=True):
     """A client asked for cancellation: OrchestrationCancelledError is raised at the current await."""
 
     reason: str = ""
 
 
-class TaskCancelled(Event, tag=26):
+class TaskCancelled(Event, tag=26, frozen=True):
     """The author called `cancel()` on an open activity or sub-orchestration task."""
 
     seq: int
@@ -206,7 +206,7 @@ CommandEvent: TypeAlias = (
 
 AnyEvent: TypeAlias = OutsideEvent | CommandEvent
 
-OUTSIDE: tuple[type[Event], ...] = OutsideEvent.__args__  # pyright: ignore[reportAttributeAccessIssue]
+OUTSIDE: tuple[type[Event], ...] = OutsideEvent.__args__
 
 _decoder = msgspec.json.Decoder(AnyEvent)
 _encoder = msgspec.json.Encoder()

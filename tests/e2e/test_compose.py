@@ -1,4 +1,4 @@
-"""docker-compose.yml and the Dockerfile say only what the product does. No Docker engine is needed to know."""
+"""docker-compose.yml and the Dockerfile say only what the product does. No Docker engine is needed."""
 
 from __future__ import annotations
 

@@ -1,0 +1,115 @@
+"""The composition root: settings and the user's modules become one Celery app.
+
+`create_app(settings)` makes the app with the imposed configuration, imports the modules that `--app` or
+`CELERIAC_APP` name and registers every activity as a Celery task of the same name. A user's module may
+itself say `from celeriac.celery_app import app` and define plain Celery tasks on it, on queues of its
+own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any, cast
+
+from celery import Celery
+from kombu.entity import Queue
+
+from celeriac.activities import ACTIVITIES, ActivityRegistry
+from celeriac.orchestrations.errors import InvalidArgumentError
+
+from . import imposed, worker_boot
+from .boot import BootCheck
+from .runtime import runtime_of
+from .settings import Settings
+from .task import ActivityTask
+
+__all__ = ["create_app", "current", "load_apps", "worker_queues"]
+
+_current: Celery | None = None
+
+
+class CeleriacApp(Celery):
+    """A Celery app that knows the settings it was made from."""
+
+    celeriac_settings: Settings
+
+
+def create_app(
+    settings: Settings, *, registry: ActivityRegistry = ACTIVITIES, load: bool = True
+) -> CeleriacApp:
+    """The app of this process. With `load`, imports the modules of `settings.apps` first of all."""
+    global _current
+    app = CeleriacApp("celeriac", set_as_current=True)
+    app.celeriac_settings = settings
+    app.conf.update(imposed.imposed(settings))
+    cast(dict[str, set[Any]], app.steps)["worker"].add(BootCheck)
+    runtime_of(app, settings)
+    if settings.transport == "celeriac":
+        worker_boot.install(app, settings)
+    _current = app  # before the user's modules, which may import it
+    if load:
+        load_apps(settings.apps)
+    register_activities(app, registry)
+    return app
+
+
+def current() -> Celery:
+    """The app of this process, made from `Settings.load()` if nobody made one yet."""
+    return _current if _current is not None else create_app(Settings.load())
+
+
+def register_activities(app: CeleriacApp, registry: ActivityRegistry) -> None:
+    """Register each activity as a task, and have workers serve the queues that activities name."""
+    settings = app.celeriac_settings
+    queues = {settings.queue: None}
+    for name in registry.names():
+        activity = registry.get(name)
+        assert activity is not None  # the registry has just named it
+        app.register_task(ActivityTask.of(activity, settings))
+        queues.setdefault(activity.options.queue or settings.queue)
+    app.conf.task_queues = tuple(Queue(name, routing_key=name) for name in queues)
+
+
+def worker_queues(app: Celery) -> tuple[str, ...]:
+    """The queues a worker serves when it is not told: the default one and those that activities name."""
+    return tuple(queue.name for queue in app.conf.task_queues)
+
+
+def load_apps(modules: Sequence[str]) -> list[ModuleType]:
+    """Import the user's modules, from the current folder too; a clear error says which one and why not."""
+    folder = os.getcwd()
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    return [_load(name, folder) for name in modules]
+
+
+def _load(name: str, folder: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
+            raise InvalidArgumentError(
+                f"there is no module {name!r} (named by --app, CELERIAC_APP or pyproject.toml). "
+                f"Python looked in {folder} and in the installed packages; "
+                "name the module as you would import it, for example my_project.workflows"
+            ) from error
+        raise _import_error(name, error) from error
+    except (Exception, SystemExit) as error:
+        raise _import_error(name, error) from error
+
+
+def _import_error(name: str, error: BaseException) -> InvalidArgumentError:
+    # Only the user's own frames: those of importlib and of this file say nothing.
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename != __file__ and "importlib" not in frame.filename
+    ]
+    where = "".join(traceback.format_list(frames))
+    what = "".join(traceback.format_exception_only(error))
+    return InvalidArgumentError(f"module {name!r} cannot be imported:\n{where}{what}".rstrip())

@@ -1,0 +1,59 @@
+"""What a worker checks before it takes a message: its Celery settings, and whether this Redis may be used."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from celery import bootsteps
+
+from celeriac.orchestrations.errors import RedisUnavailableError, RedisUnsuitableError
+
+from . import imposed
+from .runtime import Runtime, runtime_of
+from .store import views
+from .store.server import check_server, ensure_suitable, info, note_schema
+from .task import ActivityTask
+
+__all__ = ["BootCheck"]
+
+logger = logging.getLogger("celeriac.worker")
+
+
+class BootCheck(bootsteps.StartStopStep):
+    """Refuses to start with imposed settings that somebody changed, or on a Redis that would lose work."""
+
+    # Not before the pool: a prefork child must not inherit a connection.
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, parent: Any, **kwargs: Any) -> None:
+        app = parent.app
+        problems = imposed.changed(app, runtime_of(app).settings)
+        if problems:
+            raise SystemExit(
+                "celeriac: this worker cannot start, because its Celery configuration was changed:\n  "
+                + "\n  ".join(problems)
+                + "\nRemove these settings from your modules (app.conf, CELERY_CONFIG_MODULE); "
+                "plain Celery tasks with other needs belong in an app and a worker of their own."
+            )
+        super().__init__(parent, **kwargs)
+
+    def start(self, parent: Any) -> None:
+        """Look at Redis and say which activities are served here."""
+        tasks = parent.app.tasks.values()
+        activities = sorted(task.activity.name for task in tasks if isinstance(task, ActivityTask))
+        try:
+            introduce(runtime_of(parent.app), activities)
+        except RedisUnavailableError as error:
+            logger.warning("%s. Celery goes on trying; Redis was not checked", error)
+        except RedisUnsuitableError as error:
+            raise SystemExit(f"celeriac: this worker cannot start: {error}") from None
+
+
+def introduce(runtime: Runtime, activities: list[str]) -> None:
+    """Check the server and its schema, and note the activities' names for `UnknownNameError` and `doctor`."""
+    store = runtime.store
+    for finding in ensure_suitable(check_server(store.run(info()))):
+        logger.warning("Redis: %s", finding.text)
+    store.run(note_schema(store.keys))
+    store.run(views.note_served(store.keys, {f"a {name}": [""] for name in activities}))

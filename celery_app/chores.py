@@ -1,0 +1,116 @@
+"""What an orchestrator does beside taking turns: beat, fire timers, promote retries, sweep after the dead, keep time.
+
+Each chore is one bounded call that rides in the pipeline of the loop when it is due. Nothing here has a thread of its
+own, so a loop that does not tick does not beat.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+from .store import Call, Keys, command, flights, turns
+from .store.records import Lapsed, SweepReport
+
+LIMIT = 100  # of anything, in one call
+LOOK_EVERY = (
+    1.0  # seconds after which timers and parked messages are looked at though none was known to be due
+)
+CLOCK_EVERY = 10.0
+AGAIN = 0.05  # seconds until the next call of a chore that has more to do
+
+
+class Clock:
+    """Redis' time without asking for it: its distance from this process' own clock is measured now and then."""
+
+    def __init__(self) -> None:
+        self._ahead = time.time() - time.monotonic()
+
+    def now(self) -> int:
+        """Milliseconds since the epoch."""
+        return int((time.monotonic() + self._ahead) * 1000)
+
+    def set(self, reply: Any) -> None:
+        """Take the reply to TIME."""
+        self._ahead = int(reply[0]) + int(reply[1]) / 1e6 - time.monotonic()
+
+    def when(self, due: int) -> float:
+        """The monotonic time at which Redis' clock shows `due`; a little later, so that it is truly due."""
+        return due / 1000 - self._ahead + 0.001
+
+
+@dataclasses.dataclass(slots=True)
+class _Chore:
+    make: Callable[[], Call[Any]]
+    take: Callable[[Any], float]  # the reply -> when (monotonic) it is due again
+    due: float = 0.0
+
+
+class Chores:
+    """The chores of one loop."""
+
+    def __init__(self, keys: Keys, lease: float, beat: float, incarnation: Callable[[], str]) -> None:
+        self.clock = Clock()
+        self.lapsed: list[Lapsed] = []  # deadlines that passed, to be judged by the loop
+        self._beat_every = beat
+        self._timers = _Chore(lambda: turns.fire_timers(keys, LIMIT), self._look_again)
+        self._promotion = _Chore(lambda: flights.promote(keys, LIMIT), self._look_again)
+        self._beat = _Chore(
+            lambda: flights.beat(keys, incarnation(), int(lease * 1000)), lambda _: time.monotonic() + beat
+        )
+        self._all = (
+            self._beat,
+            _Chore(lambda: command("TIME"), self._set_clock),
+            self._timers,
+            self._promotion,
+            _Chore(lambda: flights.sweep_flights(keys, 2 * LIMIT), self._swept_flights),
+            _Chore(lambda: turns.sweep(keys, LIMIT), self._swept),
+        )
+
+    def due(self) -> list[_Chore]:
+        """What is to be done now."""
+        now = time.monotonic()
+        return [chore for chore in self._all if chore.due <= now]
+
+    def take(self, chore: _Chore, reply: Any) -> None:
+        """The reply to a chore's call. A refusal is raised: the loop knows what to do about it."""
+        if isinstance(reply, Exception):
+            chore.due = time.monotonic() + LOOK_EVERY
+            raise reply
+        chore.due = chore.take(reply)
+
+    def overdue_beat(self) -> bool:
+        """Is it time to beat, in the middle of a long batch?"""
+        return self._beat.due <= time.monotonic()
+
+    def beaten(self) -> None:
+        """The process has beaten by other ways."""
+        self._beat.due = time.monotonic() + self._beat_every
+
+    def timer_at(self, due: int) -> None:
+        """A timer was made that may be the next."""
+        self._timers.due = min(self._timers.due, self.clock.when(due))
+
+    def idle_for(self, longest: float) -> float:
+        """Seconds until the next chore, at most `longest`."""
+        return max(0.0, min(longest, min(chore.due for chore in self._all) - time.monotonic()))
+
+    def _look_again(self, reply: tuple[int, int]) -> float:
+        moved, next_due = reply
+        now = time.monotonic()
+        if moved >= LIMIT:
+            return now
+        return min(now + LOOK_EVERY, self.clock.when(next_due)) if next_due > 0 else now + LOOK_EVERY
+
+    def _set_clock(self, reply: Any) -> float:
+        self.clock.set(reply)
+        return time.monotonic() + CLOCK_EVERY
+
+    def _swept_flights(self, swept: flights.Swept) -> float:
+        return time.monotonic() + (AGAIN if swept.returned else LOOK_EVERY)
+
+    def _swept(self, report: SweepReport) -> float:
+        self.lapsed += report.lapsed
+        return time.monotonic() + (AGAIN if report.more else LOOK_EVERY)

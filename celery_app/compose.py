@@ -1,0 +1,53 @@
+"""Where the parts of an orchestrator process meet: settings, the user's modules, the store, the loop, the triggers."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import types
+
+from celeriac.activities import ACTIVITIES
+from celeriac.orchestrations.registry import REGISTRY
+from celeriac.orchestrations.triggers import TRIGGERS
+
+from .app import create_app
+from .client import Client
+from .emission import Emitter
+from .settings import Settings
+from .store import Store
+from .store.server import check_server, ensure_suitable, info, note_schema
+from .triggers.queue import QueueTriggers
+from .worker import OrchestratorWorker
+
+__all__ = ["run_orchestrator"]
+
+logger = logging.getLogger("celeriac.orchestrator")
+
+
+def run_orchestrator(settings: Settings) -> None:
+    """Run an orchestrator worker in this process until SIGTERM or SIGINT; call it in the main thread.
+
+    Imports the modules of `settings.apps`, refuses an unsuitable Redis, listens to the declared queues.
+    """
+    app = create_app(settings)
+    with Store.connect(settings) as store, Client(settings=settings, store=store) as client:
+        for finding in ensure_suitable(check_server(store.run(info()))):
+            logger.warning("Redis: %s", finding.text)
+        store.run(note_schema(store.keys))
+        worker = OrchestratorWorker(
+            store, Emitter(app, settings), REGISTRY, settings, activities=ACTIVITIES.names()
+        )
+        triggers = QueueTriggers(client, TRIGGERS.queues())
+
+        def stop(number: int, _frame: types.FrameType | None) -> None:
+            logger.info("%s: finishing the present batch", signal.Signals(number).name)
+            worker.stop()
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        triggers.start()
+        try:
+            worker.run()
+        finally:
+            triggers.stop()
+            for number, handler in before.items():
+                signal.signal(number, handler)

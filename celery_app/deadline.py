@@ -1,0 +1,144 @@
+"""A deadline for the author's code.
+
+Author code runs inside the orchestrator's loop, so a turn that blocks holds up every instance of the process. A
+watching thread sees how long the current turn has run, at no cost to the turn itself, and
+
+- past `slow` seconds reports it once, by instance, orchestrator and the source line it stands at;
+- past `limit` seconds has `TurnDeadlineError` raised in the author's code (a signal, so that a blocking call is
+  interrupted too; only possible when the loop runs in the main thread);
+- `grace` seconds later ends the process with `EXIT_STUCK`. The instance is then charged by the store: it is claimed
+  alone next time, and suspended when it does this again and again.
+
+Code in C that never lets another thread run would stop the watcher as well. So the watcher keeps pushing back a timer
+of faulthandler, which needs no interpreter: when nobody pushes it any more, it prints all stacks and ends the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import types
+from collections.abc import Iterator
+
+logger = logging.getLogger("celeriac.orchestrator")
+
+EXIT_STUCK = 70  # the process ended itself because author code did not return
+LOOK_EVERY = 0.25  # seconds between two looks of the watcher
+
+
+class TurnDeadlineError(BaseException):
+    """Raised inside author code that took too long; the engine catches it. Let it pass."""
+
+
+class TurnGuard:
+    """Watches the turns of one loop. `start()` and `stop()` around it, `watch()` around each turn."""
+
+    def __init__(self, slow: float, limit: float, grace: float = 2.0) -> None:
+        self._slow, self._limit, self._grace = slow, limit, grace
+        self._turn: _Turn | None = None
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._watched: int = 0
+        self._previous: object = None
+        self._owns_process = False
+
+    def start(self) -> None:
+        """Begin watching the calling thread. In another than the main thread it can only report."""
+        self._watched = threading.get_ident()
+        self._owns_process = threading.current_thread() is threading.main_thread()
+        if self._owns_process:
+            self._previous = signal.signal(signal.SIGALRM, self._on_alarm)
+        self._thread = threading.Thread(target=self._look, name="celeriac-turn-guard", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop watching and give the signal back."""
+        self._stopped.set()
+        if self._thread is not None:
+            self._thread.join()
+        if self._owns_process:
+            signal.signal(signal.SIGALRM, self._previous or signal.SIG_DFL)  # pyright: ignore[reportArgumentType]
+
+    @contextlib.contextmanager
+    def watch(self, instance: str, orchestrator: str, file: str) -> Iterator[None]:
+        """The body runs author code; `file` is where its source stands, to report the right line."""
+        self._turn = _Turn(instance, orchestrator, file)
+        try:
+            yield
+        finally:
+            self._turn = None
+
+    def _on_alarm(self, _signal: int, frame: types.FrameType | None) -> None:
+        turn = self._turn
+        # A signal sent for a turn that has ended meanwhile must not hit the next one.
+        if turn is not None and turn.condemned:
+            raise TurnDeadlineError(
+                f"a turn of {turn.orchestrator} ran longer than {self._limit:g} s, {_place(frame, turn.file)}"
+            )
+
+    def _look(self) -> None:
+        while not self._stopped.wait(LOOK_EVERY):
+            if self._owns_process:
+                self._push_back()
+            turn = self._turn
+            if turn is None:
+                continue
+            spent = time.monotonic() - turn.began
+            if spent > self._limit + self._grace and self._owns_process:
+                self._end_process(turn, spent)
+            elif spent > self._limit and not turn.condemned and self._owns_process:
+                turn.condemned = True
+                signal.pthread_kill(self._watched, signal.SIGALRM)
+            elif spent > self._slow and not turn.reported:
+                turn.reported = True
+                logger.warning(
+                    "the turn of %s (%s) has been running for %.1f s, %s: orchestrator code must not block; "
+                    "move the work into an activity",
+                    turn.instance, turn.orchestrator, spent, self._where(turn),
+                )  # fmt: skip
+        if self._owns_process:
+            faulthandler.cancel_dump_traceback_later()
+
+    def _push_back(self) -> None:
+        """Re-arm the timer that ends the process when this thread is no longer run at all."""
+        # Without a stderr that is a file (under a test runner, say) there is no such timer; the rest still holds.
+        with contextlib.suppress(RuntimeError, ValueError, AttributeError, OSError):
+            faulthandler.dump_traceback_later(self._limit + 2 * self._grace + 5, exit=True)
+
+    def _where(self, turn: _Turn) -> str:
+        return _place(sys._current_frames().get(self._watched), turn.file)
+
+    def _end_process(self, turn: _Turn, spent: float) -> None:
+        logger.critical(
+            "the turn of %s (%s) did not return for %.1f s, %s: this process ends, another one takes over its work "
+            "and tries this instance alone",
+            turn.instance, turn.orchestrator, spent, self._where(turn),
+        )  # fmt: skip
+        logging.shutdown()
+        os._exit(EXIT_STUCK)
+
+
+class _Turn:
+    """The turn that runs now."""
+
+    __slots__ = ("began", "condemned", "file", "instance", "orchestrator", "reported")
+
+    def __init__(self, instance: str, orchestrator: str, file: str) -> None:
+        self.instance, self.orchestrator, self.file = instance, orchestrator, file
+        self.began = time.monotonic()
+        self.condemned = self.reported = False
+
+
+def _place(frame: types.FrameType | None, file: str) -> str:
+    """The innermost line inside the author's file, else the innermost line at all."""
+    innermost = frame
+    while frame is not None and frame.f_code.co_filename != file:
+        frame = frame.f_back
+    found = frame or innermost
+    return f"at {found.f_code.co_filename}:{found.f_lineno}" if found is not None else "at an unknown line"

@@ -1,0 +1,134 @@
+"""The Celery settings that the engine's promises rest on: imposed when the app is made, asserted when a
+worker boots.
+
+A user's module may change the app's configuration after us. A worker with one of these changed would
+lose, repeat or mis-report work, so it refuses to start and names the setting.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from celery import Celery
+from kombu.entity import Queue
+from kombu.transport import TRANSPORT_ALIASES
+
+from .settings import Settings
+
+__all__ = ["CONSUMER", "REQUEST", "asserted", "broker_url", "changed", "imposed"]
+
+TRANSPORT_ALIAS: Final = "celeriac"
+TRANSPORT: Final = "celeriac.celery_app.transport:Transport"
+BACKEND: Final = "celeriac.celery_app.backend:Backend"
+CONSUMER: Final = "celeriac.celery_app.consumer:Consumer"
+REQUEST: Final = "celeriac.celery_app.request:ActivityRequest"
+
+VISIBILITY_TIMEOUT: Final = 24 * 3600  # stock transport only; recovery is the sweep's, in seconds
+
+_FIXED: Final[dict[str, Any]] = {
+    "accept_content": ["json"],
+    "result_accept_content": ["json"],
+    "task_serializer": "json",
+    "result_serializer": "json",
+    "task_protocol": 2,
+    "task_compression": None,
+    "task_always_eager": False,
+    "task_create_missing_queues": True,
+    "task_acks_late": True,
+    "task_acks_on_failure": True,  # the outcome has been recorded, and retries are ours
+    "task_acks_on_timeout": True,
+    "task_reject_on_worker_lost": False,  # would run a task that kills its worker for ever
+    "task_retry_on_worker_lost": False,
+    "task_track_started": False,
+    "task_send_sent_event": False,
+    "task_inherit_parent_priority": False,
+    "worker_send_task_events": False,
+    "worker_enable_remote_control": False,  # anyone who can PUBLISH could revoke or shut down
+    "worker_disable_rate_limits": True,  # a rate limit holds messages in the worker's memory
+    "worker_prefetch_multiplier": 1,  # our transport adapts by itself how much it takes
+    "worker_consumer": CONSUMER,
+    "worker_cancel_long_running_tasks_on_connection_loss": False,
+    "broker_connection_retry": True,
+    "broker_connection_retry_on_startup": True,
+    "broker_connection_max_retries": None,
+    "broker_channel_error_retry": True,  # survive READONLY, UNBLOCKED and OOM replies
+    "result_backend_always_retry": True,
+}
+
+# Imposed as well, but a user may choose another value.
+_DEFAULTS: Final[dict[str, Any]] = {
+    "worker_soft_shutdown_timeout": 30.0,
+    "worker_lost_wait": 2.0,  # a lost child has written its outcome itself, if it had one
+    "worker_hijack_root_logger": True,
+    "task_default_delivery_mode": 2,
+}
+
+_TRANSPORT_OPTIONS: Final[dict[str, Any]] = {
+    "visibility_timeout": VISIBILITY_TIMEOUT,
+    "unacked_restore_throttle": 1,
+    "socket_timeout": 30,
+    "socket_connect_timeout": 5,
+    "socket_keepalive": True,
+    "health_check_interval": 25,
+}
+
+
+def broker_url(settings: Settings) -> str:
+    """The broker as kombu wants it named; our transport goes under the alias `celeriac`."""
+    url = settings.celery_broker_url
+    if settings.transport == "stock":
+        return url
+    # In `redis+socket://` the transport is named by the URL itself and cannot be set beside it.
+    return url.replace("redis+socket://", f"{TRANSPORT_ALIAS}+socket://", 1)
+
+
+def _connection(settings: Settings) -> dict[str, Any]:
+    TRANSPORT_ALIASES.setdefault(TRANSPORT_ALIAS, TRANSPORT)
+    return {
+        "broker_url": broker_url(settings),
+        "broker_transport": TRANSPORT_ALIAS if settings.transport == "celeriac" else None,
+        "result_backend": f"{BACKEND}+{settings.celery_result_backend_url}",
+    }
+
+
+def _transport_options(settings: Settings) -> dict[str, Any]:
+    if settings.transport == "stock":
+        return dict(_TRANSPORT_OPTIONS)
+    return {**_TRANSPORT_OPTIONS, "hub": settings.hub, "lease": settings.lease, "beat": settings.beat}
+
+
+def imposed(settings: Settings) -> dict[str, Any]:
+    """Everything the app is configured with."""
+    return {
+        **_FIXED,
+        **_DEFAULTS,
+        **_connection(settings),
+        "broker_transport_options": _transport_options(settings),
+        "task_default_queue": settings.queue,
+        "task_queues": (Queue(settings.queue, routing_key=settings.queue),),
+    }
+
+
+def asserted(settings: Settings) -> dict[str, Any]:
+    """The part of it that a worker insists on."""
+    return {**_FIXED, **_connection(settings)}
+
+
+def changed(app: Celery, settings: Settings) -> list[str]:
+    """One line for each setting that is no longer what the engine needs; empty when all is well."""
+    problems = []
+    for name, wanted in asserted(settings).items():
+        found = app.conf.get(name)
+        if found != wanted and not (isinstance(wanted, list) and list(found or ()) == wanted):
+            # A URL may hold a password: neither side of the comparison is shown.
+            secret = "://" in f"{wanted}{found}"
+            shown = "another address" if secret else repr(found)
+            needed = "what Celeriac's own settings say (CELERIAC_REDIS_URL)" if secret else repr(wanted)
+            problems.append(f"{name} is {shown}, and must be {needed}")
+    options = app.conf.broker_transport_options or {}
+    if settings.transport == "stock" and options.get("visibility_timeout", 0) < VISIBILITY_TIMEOUT:
+        problems.append(
+            f"broker_transport_options['visibility_timeout'] is {options.get('visibility_timeout')!r}, "
+            f"and must be at least {VISIBILITY_TIMEOUT}: a shorter one runs long activities twice"
+        )
+    return problems

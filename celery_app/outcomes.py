@@ -1,0 +1,166 @@
+"""Writes the outcome of an attempt into the store, however long that takes.
+
+An outcome is never replaced by a false one: while Redis does not answer (or refuses, being full or read-
+only) the call is repeated with jittered back-off. Only when the worker is asked to stop it gives up, by
+`Reject(requeue=True)`: the message stays and another worker runs the attempt again.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from datetime import timedelta
+from typing import Any, Final, NamedTuple, TypeVar
+
+from celery.exceptions import Reject, SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
+from kombu.exceptions import DecodeError
+
+from celeriac.orchestrations.errors import (
+    ActivityTimeoutError,
+    ActivityWorkerLostError,
+    FailureDetails,
+    NonRetryableError,
+    PayloadTooLargeError,
+    RedisUnavailableError,
+    RetryAfter,
+    failure_from,
+)
+
+from . import retrying
+from .messages import STEP_META_HEADER, GroupRef, Step, TaskId, read_header
+from .runtime import Runtime
+from .store import Call, GoneError, StoreError, command, payloads
+
+__all__ = ["Caught", "OutcomeWriter", "caught_from", "step_from"]
+
+logger = logging.getLogger("celeriac.activity")
+
+T = TypeVar("T")
+
+FIRST_PAUSE: Final = 0.05
+MAX_PAUSE: Final = 2.0
+GRACE: Final = 5.0  # seconds that an outcome is still tried to be written after the worker was asked to stop
+
+
+class Caught(NamedTuple):
+    """What the task class keeps of an exception, before Celery makes a picklable copy of it."""
+
+    failure: FailureDetails
+    delay: timedelta | None = None
+
+
+def caught_from(error: BaseException) -> Caught:
+    """An exception as data; Celery's own become ours."""
+    delay = error.delay if isinstance(error, RetryAfter) else None
+    if isinstance(error, SoftTimeLimitExceeded):
+        where = failure_from(error).stack_trace
+        timeout = ActivityTimeoutError(f"the activity ran longer than its timeout of {_limit(error)}")
+        return Caught(_with_stack(failure_from(timeout), where))
+    return Caught(failure_from(_ours(error)), delay)
+
+
+def _ours(error: BaseException) -> BaseException:
+    if isinstance(error, TimeLimitExceeded):
+        return ActivityTimeoutError(
+            f"the activity ran longer than its time limit ({_limit(error)}) and its process was killed"
+        )
+    if isinstance(error, WorkerLostError):
+        return ActivityWorkerLostError(
+            f"the process that ran the activity died: {error}. Was it out of memory, or did it call os._exit?"
+        )
+    if isinstance(error, DecodeError):
+        return NonRetryableError(f"the message could not be read: {error}")
+    return error
+
+
+def _limit(error: BaseException) -> str:
+    value = error.args[0] if error.args else None
+    return f"{value:g} s" if isinstance(value, int | float) else "its options"
+
+
+def _with_stack(failure: FailureDetails, stack: str) -> FailureDetails:
+    return FailureDetails(failure.error_type, failure.message, stack, bases=failure.bases)
+
+
+def step_from(task_id: str, request: Any) -> Step | None:
+    """The engine's step behind a Celery request; None for a task that is not ours."""
+    task = TaskId.parse(task_id)
+    text = request.get(STEP_META_HEADER) if hasattr(request, "get") else None
+    if task is None or not isinstance(text, str):
+        return None
+    header = read_header(text)
+    group = None
+    if request.get("group") and request.get("group_index") is not None:
+        group = GroupRef(request.get("group"), int(request.get("group_index")), header.size)
+    args = request.get("args") or ("[[],{}]",)
+    return Step(task, str(request.get("task") or ""), str(args[0]), header, group)
+
+
+class OutcomeWriter:
+    """Writes outcomes for one app. No state of its own; usable from any process and thread."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def success(self, step: Step, result: str) -> None:
+        """End the step with this JSON text."""
+        settings = self._runtime.settings
+        size = len(result) if result.isascii() else len(result.encode())
+        if size > settings.max_payload:  # the task class has checked; a foreign caller has not
+            error = PayloadTooLargeError(f"the result of {step.name!r} is {size:,} bytes")
+            self.failure(step, Caught(failure_from(error)))
+            return
+        aside = None
+        if size > settings.aside_over:
+            # The attempt is in the name: a copy running at the same time cannot change what was completed.
+            aside = (f"p{step.task.seq}.{step.task.attempt}", payloads.pack(result))
+            result = f"@{aside[0]}"
+        self._close(step, retrying.succeeded(self._runtime.store.keys, step, result, aside))
+
+    def failure(self, step: Step, caught: Caught) -> None:
+        """Park the next attempt, or end the step with this failure."""
+        now = self.settle(command(b"TIME", decode=_milliseconds))
+        again = retrying.judge(step, caught.failure, now, caught.delay)
+        keys, emitter = self._runtime.store.keys, self._runtime.emitter
+        self._close(step, retrying.failed(keys, emitter, step, caught.failure, again, now))
+        if again is not None:
+            logger.info(
+                "%s of %s failed (%s: %s); attempt %d follows in %.1f s",
+                step.name, step.task.instance, caught.failure.error_type, caught.failure.message[:200],
+                step.task.attempt + 1, again.delay / 1000,
+            )  # fmt: skip
+
+    def settle(self, call: Call[T]) -> T:
+        """Run a call until it is answered; Reject when the worker stops before that."""
+        pause, give_up_at, complained = FIRST_PAUSE, 0.0, False
+        while True:
+            try:
+                return self._runtime.store.run(call)
+            except GoneError:
+                raise
+            except (RedisUnavailableError, StoreError) as error:
+                if self._runtime.stopping:
+                    give_up_at = give_up_at or time.monotonic() + GRACE
+                    if time.monotonic() >= give_up_at:
+                        logger.warning("stopping with an outcome unwritten, its message goes back: %s", error)
+                        raise Reject(error, requeue=True) from error
+                    time.sleep(random.uniform(0.1, 0.5))
+                    continue
+                if not complained:
+                    logger.warning("an outcome cannot be written yet, trying on: %s", error)
+                    complained = True
+                self._runtime.wait(random.uniform(pause / 2, pause))
+                pause = min(MAX_PAUSE, pause * 2)
+
+    def _close(self, step: Step, call: Call[str]) -> None:
+        try:
+            reply = self.settle(call)
+        except GoneError:
+            reply = "GONE"
+        if reply != "OK":
+            logger.info("outcome of %s (%s) not needed any more: %s", step.name, step.task, reply)
+
+
+def _milliseconds(reply: Any) -> int:
+    return int(reply[0]) * 1000 + int(reply[1]) // 1000

@@ -1,0 +1,284 @@
+"""One frozen value with every setting, read once at the edge of a process.
+
+`Settings.load()` looks, for each setting on its own, at
+
+1. what the caller passes (`celeriac --redis ...`, `Client(redis_url=...)`),
+2. the variable `CELERIAC_<NAME>`, e.g. `CELERIAC_REDIS_URL`; `CELERIAC_APP` lists modules, comma-separated,
+3. the table `[tool.celeriac]` of the nearest `pyproject.toml`, in the current folder or above,
+4. for the Redis: the one that `celeriac dev` runs for this folder (`.celeriac/dev.json`), if it is alive,
+5. the default.
+
+A bad value is refused with an `InvalidArgumentError` that names where it was read.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
+
+from celeriac.orchestrations.errors import InvalidArgumentError
+
+from . import embedded
+
+__all__ = ["Settings", "masked_url"]
+
+DEFAULT_REDIS_URL: Final = "redis://127.0.0.1:6379/0"
+TRANSPORTS: Final = ("celeriac", "stock")
+DEFAULT_QUEUE: Final = "celeriac"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that can be set. Times are in seconds, sizes in bytes."""
+
+    redis_url: str = DEFAULT_REDIS_URL
+    hub: str = "celeriac"  # name space in one Redis; every key starts with it
+    apps: tuple[str, ...] = ()  # modules that define orchestrators and activities
+    queue: str = DEFAULT_QUEUE  # where activities go that name no queue
+    max_payload: int = 8 * 2**20  # a larger value is refused
+    aside_over: int = 64 * 2**10  # a larger payload is kept beside the history, compressed
+    lease: float = 10.0  # a process that has not beaten for so long is dead
+    beat: float = 2.0
+    turn_deadline: float = 10.0  # author code that blocks the loop for longer loses its process
+    slow_turn: float = 2.0  # and for longer than this is reported by name
+    window: int = 500  # parts of one fan-out in flight at once
+    max_crashes: int = 3  # an instance that killed so many orchestrators while claimed alone is failed
+    cache_size: int = 1000  # live executions an orchestrator keeps
+    transport: str = "celeriac"  # or "stock": kombu's own Redis transport
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            _CHECKS[field.name](getattr(self, field.name), f"Settings({field.name}=...)")
+        if self.lease < 2 * self.beat:
+            raise InvalidArgumentError(
+                f"lease ({self.lease:g} s) must be at least twice the beat ({self.beat:g} s), "
+                "or a process that is merely busy is taken for dead; set CELERIAC_LEASE or CELERIAC_BEAT"
+            )
+
+    @classmethod
+    def load(
+        cls, environ: Mapping[str, str] = os.environ, cwd: Path | None = None, **overrides: Any
+    ) -> Settings:
+        """The settings of this process. `overrides` win; one that is None counts as not given."""
+        folder = Path.cwd() if cwd is None else cwd
+        values = _from_pyproject(folder) | _from_environ(environ)
+        for name, value in overrides.items():
+            if name not in _CHECKS:
+                raise TypeError(f"Settings has no field {name!r}")
+            if value is not None:
+                values[name] = tuple(value) if name == "apps" else value
+        if "redis_url" not in values:
+            values["redis_url"] = embedded.find_dev_url(folder) or DEFAULT_REDIS_URL
+        return cls(**values)
+
+    @staticmethod
+    def configured_redis_url(environ: Mapping[str, str] = os.environ, cwd: Path | None = None) -> str | None:
+        """The Redis that a variable or a pyproject.toml names; None when neither does."""
+        folder = Path.cwd() if cwd is None else cwd
+        return (_from_pyproject(folder) | _from_environ(environ)).get("redis_url")
+
+    @property
+    def celery_broker_url(self) -> str:
+        """The Redis as kombu spells it: `unix://` becomes `redis+socket://`."""
+        return _celery_url(self.redis_url)
+
+    @property
+    def celery_result_backend_url(self) -> str:
+        """The Redis as Celery's result backends spell it; `socket://` for a unix socket."""
+        return _celery_url(self.redis_url).removeprefix("redis+")
+
+    @property
+    def shown_url(self) -> str:
+        """The URL without its password, for messages and logs."""
+        return masked_url(self.redis_url)
+
+    def environment(self) -> dict[str, str]:
+        """The variables that make a child process load exactly these settings."""
+        return {
+            _variable(field.name): ",".join(value)
+            if isinstance(value := getattr(self, field.name), tuple)
+            else str(value)
+            for field in fields(self)
+        }
+
+    def with_apps(self, *modules: str) -> Settings:
+        """These settings, with modules added after the ones there are."""
+        return replace(self, apps=tuple(dict.fromkeys((*self.apps, *modules))))
+
+
+def masked_url(url: str) -> str:
+    """`url` with the password, wherever a Redis URL may carry it, replaced by `***`."""
+    scheme, separator, rest = url.rpartition("://")
+    authority, slash, path = rest.partition("/")
+    if "@" in authority:
+        user, _, host = authority.rpartition("@")
+        name, colon, _ = user.partition(":")
+        authority = f"{name}{colon}{'***' if colon else ''}@{host}"
+    return re.sub(r"(?i)(password=)[^&#]*", r"\1***", f"{scheme}{separator}{authority}{slash}{path}")
+
+
+# --- checks: (value, where it was read) -> the value, or an error ---------------------------------
+
+
+def _refuse(where: str, value: object, problem: str) -> InvalidArgumentError:
+    return InvalidArgumentError(f"{where} is {value!r}: {problem}")
+
+
+def _check_url(value: Any, where: str) -> str:
+    shown = masked_url(value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        raise _refuse(where, value, "it must be a text such as redis://host:6379/0")
+    try:
+        parts = urlsplit(value)
+        database = _database(parts)
+        _ = parts.port
+    except ValueError as error:
+        raise _refuse(where, shown, f"not a Redis URL: {error}") from None
+    if parts.scheme not in {"redis", "rediss", "unix"}:
+        raise _refuse(where, shown, "it must start with redis://, rediss:// (TLS) or unix:// (a socket)")
+    if parts.scheme == "unix" and not parts.path.strip("/"):
+        raise _refuse(where, shown, "it names no socket; write unix:///path/to/redis.sock?db=0")
+    if parts.scheme != "unix" and not parts.hostname:
+        raise _refuse(where, shown, f"it names no host; write {parts.scheme}://host:6379/0")
+    if database and not database.isdecimal():
+        raise _refuse(where, shown, f"the database must be a number, not {database!r}")
+    required = dict(parse_qsl(parts.query)).get("ssl_cert_reqs", "required").lower()
+    if parts.scheme == "rediss" and required.removeprefix("cert_") == "none":
+        raise _refuse(where, shown, "TLS with an unchecked certificate is refused; give ssl_ca_certs")
+    return value
+
+
+def _check_name(value: Any, where: str) -> str:
+    if not isinstance(value, str) or not value or len(value) > 64:
+        raise _refuse(where, value, "it must be a name of 1 to 64 characters")
+    if not all(c.isascii() and (c.isalnum() or c in "-_.") for c in value):
+        raise _refuse(where, value, "only letters, digits, '-', '_' and '.' may stand in it")
+    return value
+
+
+def _check_apps(value: Any, where: str) -> tuple[str, ...]:
+    if isinstance(value, str):
+        value = [name.strip() for name in value.split(",") if name.strip()]
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+        raise _refuse(where, value, "it must be a list of module names")
+    for name in value:
+        is_file = name.endswith(".py") or "/" in name
+        if is_file or not all(part.isidentifier() for part in name.split(".")):
+            hint = "; write the module's name, not its file" if is_file else ""
+            raise _refuse(where, name, f"not the name of a Python module{hint}")
+    return tuple(value)
+
+
+def _check_transport(value: Any, where: str) -> str:
+    if value not in TRANSPORTS:
+        raise _refuse(where, value, f"it must be one of {', '.join(TRANSPORTS)}")
+    return value
+
+
+def _whole(least: int) -> Callable[[Any, str], int]:
+    def check(value: Any, where: str) -> int:
+        try:
+            number = int(value) if not isinstance(value, float | bool) else None
+        except (TypeError, ValueError):
+            number = None
+        if number is None or number < least:
+            raise _refuse(where, value, f"it must be a whole number, {least} or more")
+        return number
+
+    return check
+
+
+def _seconds(least: float) -> Callable[[Any, str], float]:
+    def check(value: Any, where: str) -> float:
+        try:
+            number = float(value) if not isinstance(value, bool) else -1.0
+        except (TypeError, ValueError):
+            number = -1.0
+        if not least <= number < float("inf"):
+            raise _refuse(where, value, f"it must be a number of seconds, {least:g} or more")
+        return number
+
+    return check
+
+
+_CHECKS: Final[dict[str, Callable[[Any, str], Any]]] = {
+    "redis_url": _check_url,
+    "hub": _check_name,
+    "apps": _check_apps,
+    "queue": _check_name,
+    "max_payload": _whole(1024),
+    "aside_over": _whole(256),
+    "lease": _seconds(0.2),
+    "beat": _seconds(0.05),
+    "turn_deadline": _seconds(0.1),
+    "slow_turn": _seconds(0.01),
+    "window": _whole(1),
+    "max_crashes": _whole(1),
+    "cache_size": _whole(0),
+    "transport": _check_transport,
+}
+
+
+# --- sources --------------------------------------------------------------------------------------
+
+
+def _variable(name: str) -> str:
+    return "CELERIAC_APP" if name == "apps" else f"CELERIAC_{name.upper()}"
+
+
+def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
+    """The variables that are set. An empty one counts as not set, as in `CELERIAC_APP= celeriac ...`."""
+    found = ((name, _variable(name)) for name in _CHECKS)
+    return {name: _CHECKS[name](environ[var], var) for name, var in found if environ.get(var)}
+
+
+def _from_pyproject(folder: Path) -> dict[str, Any]:
+    for directory in (folder, *folder.parents):
+        path = directory / "pyproject.toml"
+        if path.is_file():
+            return _read_pyproject(path)
+    return {}
+
+
+def _read_pyproject(path: Path) -> dict[str, Any]:
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("celeriac", {})
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, AttributeError) as error:
+        raise InvalidArgumentError(f"{path} cannot be read: {error}") from error
+    if not isinstance(table, dict):
+        raise InvalidArgumentError(f"{path}: tool.celeriac must be a table")
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        name = "apps" if key in {"app", "apps"} else key.replace("-", "_")
+        if name not in _CHECKS:
+            known = ", ".join("app" if n == "apps" else n for n in _CHECKS)
+            raise InvalidArgumentError(f"{path}: [tool.celeriac] has no setting {key!r}; there are {known}")
+        values[name] = _CHECKS[name](value, f"{path}: [tool.celeriac] {key}")
+    return values
+
+
+def _database(parts: SplitResult) -> str:
+    if parts.scheme == "unix":
+        return dict(parse_qsl(parts.query)).get("db", "")
+    return dict(parse_qsl(parts.query)).get("db", "") or parts.path.strip("/")
+
+
+def _celery_url(url: str) -> str:
+    """A redis-py URL in the spelling of kombu and Celery."""
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query))
+    if parts.scheme == "unix":
+        query["virtual_host"] = query.pop("db", "0")
+        secret = f":{quote(unquote(parts.password), safe='')}@" if parts.password else ""
+        return f"redis+socket://{secret}{parts.path}?{urlencode(query)}"
+    if parts.scheme == "rediss":
+        # Celery refuses to guess; we never accept an unchecked certificate (see _check_url).
+        query.setdefault("ssl_cert_reqs", "required")
+    path = f"/{query.pop('db', '') or parts.path.strip('/') or '0'}"
+    return urlunsplit(parts._replace(path=path, query=urlencode(query)))

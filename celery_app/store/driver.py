@@ -1,0 +1,258 @@
+"""Store and AsyncStore: run the same Call values, the one by blocking and the other by awaiting.
+
+A connection error leaves open whether the call was applied. A call that says it is idempotent is sent
+again with jittered back-off; any other raises RedisUnavailableError at once, and its caller decides.
+redis-py's own retries are off, because they would repeat every command. A script Redis has
+forgotten (restart, failover, SCRIPT FLUSH) is sent again with its source, also inside a pipeline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, TypeVar
+
+import redis
+import redis.asyncio
+import redis.asyncio.retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry
+
+from celeriac.orchestrations.errors import CeleriacError, RedisUnavailableError
+
+from ..settings import masked_url
+from .errors import StoreFullError, error_for
+from .keys import Keys
+from .scripts import Call
+
+__all__ = ["AsyncStore", "Store"]
+
+T = TypeVar("T")
+
+TRIES = 6
+FIRST_PAUSE = 0.05
+MAX_PAUSE = 2.0
+
+_LOST = (RedisConnectionError, RedisTimeoutError, OSError)
+
+
+class HasAddress(Protocol):
+    """What the store reads of the settings."""
+
+    @property
+    def redis_url(self) -> str:
+        """The Redis to use."""
+        ...
+
+    @property
+    def hub(self) -> str:
+        """The name space in it."""
+        ...
+
+
+def _options(url: str, **more: Any) -> dict[str, Any]:
+    if not url.startswith("unix:"):
+        more["socket_keepalive"] = True
+    return {
+        "protocol": 2,
+        "socket_timeout": 15,
+        "socket_connect_timeout": 5,
+        "health_check_interval": 20,
+        "decode_responses": False,
+        **more,
+    }
+
+
+def _pauses() -> Iterator[float]:
+    """Jittered, doubling pauses between the tries of an idempotent call."""
+    for n in range(TRIES - 1):
+        yield min(MAX_PAUSE, FIRST_PAUSE * 2**n) * random.uniform(0.5, 1.0)
+
+
+def _translate(error: Exception, url: str) -> CeleriacError:
+    """The error of ours for one of redis-py."""
+    if isinstance(error, CeleriacError):
+        return error
+    if isinstance(error, _LOST):
+        return RedisUnavailableError(
+            f"Redis at {masked_url(url)} does not answer ({type(error).__name__}: {error}); "
+            "is it running? Set CELERIAC_REDIS_URL or --redis, or run `celeriac dev`"
+        )
+    if type(error).__name__ == "OutOfMemoryError":
+        return StoreFullError(f"Redis at {masked_url(url)} is out of memory: {error}")
+    return error_for(str(error))
+
+
+class Store:
+    """Blocking access. Safe to share between threads (each call takes a connection of the pool)."""
+
+    def __init__(self, client: redis.Redis, keys: Keys, url: str) -> None:
+        # Any: redis-py types every reply as a union of what both colours and protocols may return.
+        self.client: Any = client
+        self.keys, self.url = keys, url
+
+    @classmethod
+    def connect(cls, settings: HasAddress, *, max_connections: int = 256) -> Store:
+        """A store for these settings. Nothing is sent yet: `check_server` is the first call to make."""
+        options = _options(settings.redis_url, max_connections=max_connections, retry=Retry(NoBackoff(), 0))
+        return cls(
+            redis.Redis.from_url(settings.redis_url, **options), Keys(settings.hub), settings.redis_url
+        )
+
+    def run(self, call: Call[T]) -> T:
+        """Send one call and read its reply; raises what it was refused with."""
+        pauses = _pauses() if call.idempotent else iter(())
+        while True:
+            try:
+                return call.decode(self._send(call))
+            except (RedisError, OSError) as error:
+                pause = next(pauses, None) if isinstance(error, _LOST) else None
+                if pause is None:
+                    raise _translate(error, self.url) from error
+            time.sleep(pause)
+
+    def _send(self, call: Call[Any]) -> Any:
+        try:
+            return self.client.execute_command(*call.words())
+        except NoScriptError:
+            return self.client.execute_command(*call.words(source=True))
+
+    def run_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
+        """Send calls in one pipeline; the answer to each, or (not raised) the error it was refused with."""
+        if not calls:
+            return []
+        pauses = _pauses() if all(call.idempotent for call in calls) else iter(())
+        while True:
+            try:
+                return _outcomes(calls, self._send_all(calls), self.url)
+            except (RedisError, OSError) as error:
+                pause = next(pauses, None) if isinstance(error, _LOST) else None
+                if pause is None:
+                    raise _translate(error, self.url) from error
+            time.sleep(pause)
+
+    def _send_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
+        replies = self._pipeline([call.words() for call in calls])
+        forgotten = _forgotten(replies)
+        if forgotten:
+            again = self._pipeline([calls[n].words(source=True) for n in forgotten])
+            for n, reply in zip(forgotten, again, strict=True):
+                replies[n] = reply
+        return replies
+
+    def _pipeline(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        with self.client.pipeline(transaction=False) as pipe:
+            for words in commands:
+                pipe.execute_command(*words)
+            return pipe.execute(raise_on_error=False)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.client.close()
+        self.client.connection_pool.disconnect()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class AsyncStore:
+    """The same, awaited."""
+
+    def __init__(self, client: redis.asyncio.Redis, keys: Keys, url: str) -> None:
+        self.client: Any = client
+        self.keys, self.url = keys, url
+
+    @classmethod
+    def connect(cls, settings: HasAddress, *, max_connections: int = 256) -> AsyncStore:
+        """A store for these settings. Nothing is sent yet: `check_server` is the first call to make."""
+        retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
+        options = _options(settings.redis_url, max_connections=max_connections, retry=retry)
+        client = redis.asyncio.Redis.from_url(settings.redis_url, **options)
+        return cls(client, Keys(settings.hub), settings.redis_url)
+
+    async def run(self, call: Call[T]) -> T:
+        """Send one call and read its reply; raises what it was refused with."""
+        pauses = _pauses() if call.idempotent else iter(())
+        while True:
+            try:
+                return call.decode(await self._send(call))
+            except (RedisError, OSError) as error:
+                pause = next(pauses, None) if isinstance(error, _LOST) else None
+                if pause is None:
+                    raise _translate(error, self.url) from error
+            await asyncio.sleep(pause)
+
+    async def _send(self, call: Call[Any]) -> Any:
+        try:
+            return await self.client.execute_command(*call.words())
+        except NoScriptError:
+            return await self.client.execute_command(*call.words(source=True))
+
+    async def run_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
+        """Send calls in one pipeline; the answer to each, or (not raised) the error it was refused with."""
+        if not calls:
+            return []
+        pauses = _pauses() if all(call.idempotent for call in calls) else iter(())
+        while True:
+            try:
+                return _outcomes(calls, await self._send_all(calls), self.url)
+            except (RedisError, OSError) as error:
+                pause = next(pauses, None) if isinstance(error, _LOST) else None
+                if pause is None:
+                    raise _translate(error, self.url) from error
+            await asyncio.sleep(pause)
+
+    async def _send_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
+        replies = await self._pipeline([call.words() for call in calls])
+        forgotten = _forgotten(replies)
+        if forgotten:
+            again = await self._pipeline([calls[n].words(source=True) for n in forgotten])
+            for n, reply in zip(forgotten, again, strict=True):
+                replies[n] = reply
+        return replies
+
+    async def _pipeline(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        async with self.client.pipeline(transaction=False) as pipe:
+            for words in commands:
+                pipe.execute_command(*words)
+            return await pipe.execute(raise_on_error=False)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.client.aclose()
+
+    async def __aenter__(self) -> AsyncStore:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+def _forgotten(replies: Sequence[Any]) -> list[int]:
+    return [n for n, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+
+
+def _outcomes(calls: Sequence[Call[Any]], replies: Sequence[Any], url: str) -> list[Any]:
+    """Decode each reply, or make the error of ours that it stands for. A lost connection is for all."""
+    out: list[Any] = []
+    for call, reply in zip(calls, replies, strict=True):
+        if isinstance(reply, _LOST) and not isinstance(reply, ResponseError):
+            raise reply
+        out.append(_translate(reply, url) if isinstance(reply, Exception) else _decoded(call, reply))
+    return out
+
+
+def _decoded(call: Call[Any], reply: Any) -> Any:
+    """What the reply says; a refusal found in reading it (a payload that is gone) is for this call alone."""
+    try:
+        return call.decode(reply)
+    except CeleriacError as error:
+        return error

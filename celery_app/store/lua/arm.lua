@@ -1,0 +1,11 @@
+-- An attempt has started, or is alive: its deadlines from now on, in milliseconds (0: leave that one as it is).
+-- Returns 1, or 0 and changes nothing when this attempt is no longer wanted.
+-- keys: open deadlines
+-- args: instance:str execution:str seq:str attempt:str close_in:int beat_in:int
+-- include: time marks
+if not is_current(redis.call('HGET', open .. execution, seq), attempt) then return 0 end
+local task = execution .. ':' .. seq .. ':' .. attempt .. ':' .. instance
+if close_in > 0 then redis.call('ZADD', deadlines, string.format('%.0f', now + close_in), 'c:' .. task) end
+if beat_in > 0 then redis.call('ZADD', deadlines, string.format('%.0f', now + beat_in), 'h:' .. task) end
+redis.call('ZREM', deadlines, 's:' .. task)
+return 1

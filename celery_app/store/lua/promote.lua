@@ -1,0 +1,32 @@
+-- keys: parked parked_body open
+-- args: limit:int
+-- include: time marks queue
+-- Moves due parked messages to their queues; a retry only while its step is open, waiting and at this attempt.
+-- Returns how many moved, and when the next one is due (-1: nothing is parked).
+local function still_wanted(member)
+  if string.sub(member, 1, 1) == '~' then return true end
+  local execution, seq, attempt = string.match(member, '^(%x+):(%d+):(%d+):')
+  local state = execution and redis.call('HGET', open .. execution, seq)
+  if not is_current(state, attempt) or holder_of(state) then return false end
+  redis.call('HSET', open .. execution, seq, attempt .. group_of(state))
+  -- A part that waited for its retry held no slot of its group's window; now it does again.
+  local group = string.match(state, '|(g%d+)$')
+  if group and redis.call('HEXISTS', open .. execution, group) == 1 then
+    redis.call('HINCRBY', open .. execution, group .. 'i', 1)
+  end
+  return true
+end
+
+local moved = 0
+for _, member in ipairs(redis.call('ZRANGEBYSCORE', parked, '-inf', now_s, 'LIMIT', 0, limit)) do
+  local body = redis.call('HGET', parked_body, member)
+  if body and still_wanted(member) then
+    local cut = string.find(body, '\n', 1, true)
+    queue_push(string.sub(body, 1, cut - 1), {string.sub(body, cut + 1)})
+    moved = moved + 1
+  end
+  redis.call('ZREM', parked, member)
+  redis.call('HDEL', parked_body, member)
+end
+local first = redis.call('ZRANGE', parked, 0, 0, 'WITHSCORES')
+return {moved, first[2] and tonumber(first[2]) or -1}

@@ -1,0 +1,3 @@
+-- An event from a client.
+-- include: raising
+return raise()

@@ -1,0 +1,30 @@
+-- keys: beats procs open flight
+-- args: limit:int
+-- include: time back
+-- Returns the messages of worker incarnations whose lease lapsed, at most `limit` a call. A lapsed one is condemned first (score
+-- 0: it can take and beat no more) and forgotten by a later call that finds nothing left. Returns messages returned, incarnations
+-- condemned and forgotten.
+
+local returned, condemned, forgotten = 0, 0, 0
+local lapsed = redis.call('ZRANGEBYSCORE', beats, '-inf', now_s, 'WITHSCORES', 'LIMIT', 0, 100)
+for i = 1, #lapsed, 2 do
+  local incarnation, score = lapsed[i], tonumber(lapsed[i + 1])
+  if string.sub(incarnation, 1, 1) == 'w' and limit > 0 then
+    if score > 0 then
+      redis.call('ZADD', beats, 0, incarnation)
+      condemned = condemned + 1
+    end
+    local fields = redis.call('HKEYS', flight .. incarnation)
+    if #fields > 0 then
+      newest_first(fields)
+      while #fields > limit do table.remove(fields) end
+      limit = limit - #fields
+      returned = returned + give_back_fields(incarnation, fields, true)
+    elseif score <= 0 then
+      redis.call('ZREM', beats, incarnation)
+      redis.call('HDEL', procs, incarnation)
+      forgotten = forgotten + 1
+    end
+  end
+end
+return {returned, condemned, forgotten}

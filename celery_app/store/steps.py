@@ -1,0 +1,85 @@
+"""Calls of activity workers about one step: arm its deadlines, complete and retry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .keys import Keys
+from .scripts import Call, script
+
+__all__ = ["arm", "complete", "retry"]
+
+
+def _word(reply: Any) -> str:
+    return reply.decode()
+
+
+def complete(
+    keys: Keys,
+    instance: str,
+    execution: str,
+    seq: int,
+    attempt: int,
+    *,
+    success: bool,
+    text: bytes,
+    index: int = -1,
+    payloads: Sequence[tuple[str, bytes]] = (),
+    now: int = 0,
+) -> Call[str]:
+    """Record how an attempt ended: "OK", "GONE" (step closed) or "STALE" (a failure of a past attempt).
+
+    `text` is the open text of TaskCompleted or TaskFailed; for a part of a group (its `index` given) that
+    of a PartOutcome. `payloads` are fields that it refers to. Sent twice, the second time says GONE.
+    """
+    return script("complete").call(
+        keys, instance=instance, execution=execution, seq=str(seq), attempt=str(attempt), success=success,
+        text=text, index=index, payloads=list(payloads), now=now, decode=_word, idempotent=True,
+    )  # fmt: skip
+
+
+def retry(
+    keys: Keys,
+    instance: str,
+    execution: str,
+    seq: int,
+    attempt: int,
+    *,
+    due: int,
+    queue_key: str,
+    message: bytes,
+    failed: bytes,
+    start_by: int = 0,
+    now: int = 0,
+) -> Call[str]:
+    """Park attempt `attempt + 1` (its ready-made `message`) until `due`: "OK", "GONE" or "STALE".
+
+    `failed` is the JSON of the Attempt that failed; `start_by` the next one's deadline for its start, or 0.
+    """
+    return script("retry").call(
+        keys, instance=instance, execution=execution, seq=str(seq), attempt=attempt, due=due,
+        queue_key=queue_key, message=message, failed=failed, start_by=start_by, now=now,
+        decode=_word, idempotent=True,
+    )  # fmt: skip
+
+
+def arm(
+    keys: Keys,
+    instance: str,
+    execution: str,
+    seq: int,
+    attempt: int,
+    *,
+    close_in: int = 0,
+    beat_in: int = 0,
+    now: int = 0,
+) -> Call[bool]:
+    """The attempt has started, or is alive: it must end within `close_in` ms and beat within `beat_in` ms.
+
+    0 leaves a deadline as it is. False: this attempt is no longer wanted.
+    """
+    return script("arm").call(
+        keys, instance=instance, execution=execution, seq=str(seq), attempt=str(attempt),
+        close_in=close_in, beat_in=beat_in, now=now, decode=bool, idempotent=True,
+    )  # fmt: skip

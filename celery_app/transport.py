@@ -1,0 +1,79 @@
+"""Celeriac's kombu transport: Celery's queues on Redis without a moment at which a message is nowhere.
+
+Wire-compatible with kombu's own Redis transport (queue keys, priorities, envelopes, fanout), so stock
+publishers and consumers work beside it. What differs, all in `channel.py`: an atomic take in batches with
+the engine's checks inside, batched acknowledgements, countdowns parked in Redis, and flight records that
+the living return when a worker dies.
+
+Choose it with `broker_transport = "celeriac.celery_app.transport:Transport"`. Transport options beside
+kombu's: `hub` (the engine's name space), `lease` and `beat` (seconds), `prefetch_max`. A Celery worker
+tells its transport what its pool is like (`Executor`, see `worker_boot.py`); without that a channel
+serves plain kombu consumers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from kombu.transport import redis as kombu_redis
+
+from .channel import Channel
+
+__all__ = ["Executor", "Poller", "Transport"]
+
+
+@dataclass(frozen=True, slots=True)
+class Executor:
+    """What runs the messages of a transport. The default is a plain kombu consumer."""
+
+    slots: Callable[[], int] | None = None  # how many run at once; None: as many as the consumer prefetches
+    inline: bool = False  # a message has been run when its delivery returns (solo pool)
+    dropped: Callable[[], set[str]] | None = (
+        None  # delivery tags started but not to be finished if the channel closes
+    )
+
+
+class Poller(kombu_redis.MultiChannelPoller):
+    """kombu's poller, which also hands out what channels took earlier."""
+
+    def on_poll_start(self) -> None:
+        """Before each wait: start what there is room for, then ask Redis for more."""
+        for channel in tuple(self._channels):
+            channel.pump()
+        super().on_poll_start()
+
+    def get(self, callback: Any, timeout: float | None = None) -> Any:
+        """Without an event loop: one delivery, or wait for one."""
+        self.maintain()
+        pumped = [channel.pump() for channel in tuple(self._channels)]
+        if True in pumped:
+            return None
+        return super().get(callback, timeout)
+
+    def maintain(self) -> None:
+        """Once a second."""
+        for channel in tuple(self._channels):
+            channel.maintain()
+
+    def maybe_restore_messages(self) -> None:
+        """kombu's visibility timeout: not for us, a dead worker's messages come back by the sweep."""
+
+
+class Transport(kombu_redis.Transport):
+    """The transport."""
+
+    Channel = Channel
+    executor = Executor()
+    loop: Any = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.cycle = Poller()
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        """Called by a worker with an event loop."""
+        self.loop = loop
+        super().register_with_event_loop(connection, loop)
+        loop.call_repeatedly(1.0, self.cycle.maintain)

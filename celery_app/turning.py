@@ -1,0 +1,337 @@
+"""From claimed instances to what is sent back: continue or replay each, and translate its turn.
+
+All reads of a batch come first (see reading.py), then author code runs, under the guard. Whatever goes wrong with one
+instance concerns that one: it is answered with a commit that fails it, or handed back to wait for a reason that
+its status shows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+from celeriac.orchestrations.errors import (
+    NonDeterminismError,
+    PayloadTooLargeError,
+    UnknownNameError,
+    failure_from,
+)
+from celeriac.orchestrations.history import OUTSIDE, AnyEvent, ExecutionStarted, decode_event
+from celeriac.orchestrations.registry import OrchestratorDefinition, Registry
+from celeriac.orchestrations.replay import Execution, Turn
+
+from .cache import Live, LiveCache
+from .chores import Clock
+from .deadline import TurnDeadlineError, TurnGuard
+from .payloads import RunPayloads
+from .reading import Need, Reader
+from .store import Call, Keys, LimitError, turns
+from .store.records import Claimed, CommitReply
+from .turns import FULL, Draft, failed, merge, translate, unserved_orchestrator
+from .windows import Run, World, emit_window
+
+logger = logging.getLogger("celeriac.orchestrator")
+
+SLICE = 100  # inbox items applied before the size of the turn is looked at
+UNSERVED_GRACE = 5.0  # seconds for which an orchestrator that nobody ever served is waited for
+KNOWN_ELSEWHERE = 200  # ms until an instance that others can run is offered again
+LONGEST_WAIT = 60_000  # ms between two tries of an instance whose code does not fit its history
+REMEMBERED = 10_000  # waiting instances whose number of tries is remembered
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Done:
+    """A turn to commit, and the execution to keep when that succeeds."""
+
+    claimed: Claimed
+    draft: Draft
+    call: Call[CommitReply]
+    live: Live | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Wait:
+    """An instance to hand back, to be tried again after `delay` ms."""
+
+    claimed: Claimed
+    delay: int
+    reason: str
+    suspend: bool = False  # it ended its processes too often: not before somebody resumes it
+
+
+@dataclasses.dataclass(slots=True)
+class _Job:
+    """One claimed instance on its way."""
+
+    claimed: Claimed
+    definition: OrchestratorDefinition
+    events: list[AnyEvent]  # controls and inbox items to apply, in order
+    at: list[int]  # the position in the inbox of each event that comes from there
+    wanting: dict[int, int]  # position in the inbox -> seq of the group that wants its next window
+    live: Live | None
+    history: list[AnyEvent]
+    need: Need
+
+
+class Served:
+    """Names and versions of orchestrators, and names of activities, that any process ever served."""
+
+    def __init__(self, activities: set[str]) -> None:
+        self._own = activities
+        self.orchestrators: dict[str, set[str]] = {}
+        self.activities: set[str] = set()
+        self.missed = False  # somebody asked for an activity that is not known here
+
+    def knows(self, activity: str) -> bool:
+        """Is an activity of this name served anywhere?"""
+        known = activity in self._own or activity in self.activities
+        self.missed = self.missed or not known
+        return known
+
+
+class Turner:
+    """Takes the turns of one process. `refresh` reads anew what is served."""
+
+    def __init__(
+        self,
+        keys: Keys,
+        reader: Reader,
+        registry: Registry,
+        world: World,
+        served: Served,
+        refresh: Callable[[], None],
+        guard: TurnGuard,
+        clock: Clock,
+        tick: Callable[[], None],
+    ) -> None:
+        self._keys, self._reader, self._registry, self._world = keys, reader, registry, world
+        self._served, self._refresh, self._guard, self._clock, self._tick = (
+            served,
+            refresh,
+            guard,
+            clock,
+            tick,
+        )
+        self.cache = LiveCache(world.settings.cache_size)
+        self._tries: OrderedDict[str, int] = OrderedDict()
+        self._first_seen: OrderedDict[str, float] = OrderedDict()
+
+    def take(self, claimed: Sequence[Claimed]) -> list[Done | Wait]:
+        """One answer for each claimed instance."""
+        answers: list[Done | Wait] = []
+        jobs: list[_Job] = []
+        for one in claimed:
+            job = self._job(one)
+            if isinstance(job, _Job):
+                jobs.append(job)
+            else:
+                answers.append(job)
+        cold = [job for job in jobs if job.live is None and job.claimed.history_length]
+        for job, history in zip(
+            cold, self._reader.histories(job.claimed.instance for job in cold), strict=True
+        ):
+            if isinstance(history, Exception):
+                job.need.error = history
+            else:
+                job.history = history
+                job.need.payloads.note(history)
+                job.need.events = [*history, *job.events]
+        self._reader.prepare([job.need for job in jobs])
+        for job in jobs:
+            self._tick()
+            answers.append(self._turn(job))
+        return answers
+
+    # --- who runs it, and what there is to apply ---
+
+    def _job(self, claimed: Claimed) -> _Job | Done | Wait:
+        if claimed.crashes >= self._world.settings.max_crashes:
+            reason = (
+                f"while it ran alone its orchestrator process died {claimed.crashes} times; "
+                "look for code that blocks or ends the process, then resume it"
+            )
+            return Wait(claimed, LONGEST_WAIT, reason, suspend=not claimed.suspended)
+        definition = self._definition(claimed)
+        if definition is None:
+            return self._unserved(claimed)
+        try:
+            controls = [decode_event(item) for item in claimed.controls]
+            events, at, wanting = list(controls), [], {}
+            for i, item in enumerate(claimed.inbox):
+                if item[:1] == b"E":
+                    wanting[i] = int(item[1:])
+                else:
+                    events.append(decode_event(item))
+                    at.append(i)
+        except ValueError as error:
+            return self._wait(claimed, f"its inbox cannot be read by this release: {error}")
+        live = self.cache.take(claimed.instance, claimed.execution, claimed.history_length)
+        payloads = (
+            live.payloads
+            if live is not None
+            else RunPayloads(claimed.execution, self._reader.texts, self._reader.outcomes)
+        )
+        need = Need(claimed.execution, payloads, events, list(wanting.values()))
+        return _Job(claimed, definition, events, at, wanting, live, [], need)
+
+    def _definition(self, claimed: Claimed) -> OrchestratorDefinition | None:
+        """An instance that has begun stays with the version it began with, be it none."""
+        if claimed.history_length or claimed.run:
+            return self._registry.exact(claimed.name, claimed.version)
+        return self._registry.get(claimed.name, claimed.version)
+
+    def _unserved(self, claimed: Claimed) -> Done | Wait:
+        version = f" version {claimed.version!r}" if claimed.version else ""
+        reason = f"no orchestrator worker that is running serves {claimed.name!r}{version}"
+        elsewhere = self._served.orchestrators.get(claimed.name)
+        if elsewhere is None and self._registry.get(claimed.name) is None:
+            first = self._first_seen.setdefault(claimed.instance, time.monotonic())
+            _bound(self._first_seen)
+            if time.monotonic() - first > UNSERVED_GRACE and claimed.history_length == 0:
+                self._refresh()
+                if claimed.name not in self._served.orchestrators:
+                    self._first_seen.pop(claimed.instance, None)
+                    return self._fail_unstarted(
+                        claimed, UnknownNameError(unserved_orchestrator(claimed.name))
+                    )
+            return Wait(claimed, 1000, reason)
+        if elsewhere and (claimed.version in elsewhere or not claimed.version):
+            return Wait(claimed, KNOWN_ELSEWHERE, f"{reason} here; it is offered to others")
+        return self._wait(claimed, reason, longest=5000)
+
+    def _fail_unstarted(self, claimed: Claimed, error: Exception) -> Done | Wait:
+        """End an instance that has no code: its start is recorded, and that it failed."""
+        try:
+            started = decode_event(claimed.inbox[0])
+        except (ValueError, IndexError) as problem:
+            return self._wait(claimed, f"its start cannot be read: {problem}")
+        if not isinstance(started, ExecutionStarted):
+            return self._wait(claimed, "its inbox does not begin with its start")
+        draft = failed(self._run(claimed, started, ""), [started], failure_from(error))
+        draft.commit.inbox = 1
+        return self._done(claimed, draft, None)
+
+    # --- the turn ---
+
+    def _turn(self, job: _Job) -> Done | Wait:
+        claimed, definition = job.claimed, job.definition
+        if job.need.error is not None:
+            return self._wait(claimed, f"its history or payloads cannot be read: {job.need.error}")
+        try:
+            with self._guard.watch(claimed.instance, claimed.name, _file(definition)):
+                live, turn = self._apply(job)
+        except NonDeterminismError as error:
+            return self._wait(claimed, str(error))
+        except TurnDeadlineError as error:
+            logger.error("%s: %s", claimed.instance, error)
+            return self._wait(claimed, str(error))
+        except (Exception, SystemExit, GeneratorExit) as error:
+            logger.exception("the turn of %s (%s) could not be taken", claimed.instance, claimed.name)
+            return self._wait(claimed, f"its turn cannot be taken: {type(error).__name__}: {error}")
+        finally:
+            job.need.payloads.forget()
+        self._tries.pop(claimed.instance, None)
+        pinned = definition.version if not claimed.history_length and not claimed.version else ""
+        run = self._run(claimed, live.started, pinned)
+        draft = self._translate(turn, run)
+        self._consume(job, turn, draft, run)
+        live.payloads.note(draft.recorded)
+        return self._done(claimed, draft, None if draft.ends else live)
+
+    def _apply(self, job: _Job) -> tuple[Live, Turn]:
+        """Run the author's code over the new events, as many as one commit should carry."""
+        live = job.live
+        if live is None:
+            started = (job.history or job.events)[0]
+            if not isinstance(started, ExecutionStarted):
+                raise RuntimeError(
+                    f"the history begins with {type(started).__name__}, not with ExecutionStarted"
+                )
+            execution = Execution(job.definition, job.need.payloads)
+            live = Live(job.claimed.execution, started, execution, job.need.payloads)
+            if job.history:
+                execution.replay(job.history)
+        turn = live.execution.advance(job.events[:SLICE])
+        done = SLICE
+        while done < len(job.events) and len(turn.events) < FULL and not live.execution.ended:
+            turn = merge(turn, live.execution.advance(job.events[done : done + SLICE]))
+            done += SLICE
+        return live, turn
+
+    def _translate(self, turn: Turn, run: Run) -> Draft:
+        """`translate`, once more with fresh knowledge when an activity was unknown: it may be new."""
+        self._served.missed = False
+        draft = translate(turn, run, self._world)
+        if self._served.missed:
+            self._refresh()
+            draft = translate(turn, run, self._world)
+        return draft
+
+    def _consume(self, job: _Job, turn: Turn, draft: Draft, run: Run) -> None:
+        """How much of the controls and the inbox this commit takes; windows that are wanted in that stretch go out."""
+        commit, controls = draft.commit, len(job.claimed.controls)
+        commit.controls = min(turn.consumed, controls)
+        applied = turn.consumed - commit.controls
+        commit.inbox = job.at[applied] if applied < len(job.at) else len(job.claimed.inbox)
+        if draft.ends:
+            return
+        for position in sorted(job.wanting):
+            if position >= commit.inbox:
+                break
+            window = job.need.windows.get(job.wanting[position])
+            if window is None:
+                continue
+            if len(commit.messages) + len(window.parts) > FULL and commit.messages:
+                commit.inbox = position  # the rest in the next turn
+                break
+            commit.messages += emit_window(run, self._world, window)
+            commit.emits.append(window.emit)
+
+    def _done(self, claimed: Claimed, draft: Draft, live: Live | None) -> Done | Wait:
+        try:
+            return Done(claimed, draft, turns.commit(self._keys, draft.commit), live)
+        except LimitError as error:
+            too_much = PayloadTooLargeError(
+                f"one step of the orchestration asks for too much at once ({error}). "
+                "Schedule wide fan-outs with ctx.map or an awaited when_all, or in several steps."
+            )
+        outside = [event for event in draft.recorded if isinstance(event, OUTSIDE)]
+        short = failed(draft.run, outside, failure_from(too_much))
+        short.commit.controls, short.commit.inbox = draft.commit.controls, draft.commit.inbox
+        return Done(claimed, short, turns.commit(self._keys, short.commit), None)
+
+    def _run(self, claimed: Claimed, started: ExecutionStarted, pinned: str) -> Run:
+        return Run(
+            instance=claimed.instance,
+            execution=claimed.execution,
+            claim=claimed.claim,
+            base=claimed.history_length,
+            started=started,
+            parent_seq=claimed.parent_seq,
+            version=pinned,
+            now=self._clock.now(),
+        )
+
+    def _wait(self, claimed: Claimed, reason: str, longest: int = LONGEST_WAIT) -> Wait:
+        """Try again later, each time twice as late: somebody has to deploy something first."""
+        tries = self._tries.pop(claimed.instance, 0)
+        self._tries[claimed.instance] = tries + 1
+        _bound(self._tries)
+        delay = min(longest, 1000 << min(tries, 10))
+        logger.warning(
+            "%s (%s) waits, next try in %g s: %s", claimed.instance, claimed.name, delay / 1000, reason
+        )
+        return Wait(claimed, delay, reason)
+
+
+def _bound(remembered: OrderedDict[str, object] | OrderedDict[str, int] | OrderedDict[str, float]) -> None:
+    while len(remembered) > REMEMBERED:
+        remembered.popitem(last=False)
+
+
+def _file(definition: OrchestratorDefinition) -> str:
+    code = getattr(definition.function, "__code__", None)
+    return code.co_filename if code is not None else definition.where.rpartition(":")[0]

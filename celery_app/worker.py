@@ -1,0 +1,347 @@
+"""The orchestrator worker: claim, take turns, commit, in one loop.
+
+Each tick is one pipeline: the commits of the last batch, the chores that are due (see chores.py) and the claim of the
+next batch; then the turns of that batch are taken in memory (see turning.py). With nothing to do the loop blocks on the
+wake list until something becomes ready or a timer is due, a second at most, so a lost wake-up costs a second.
+
+What a failure costs. A commit that did not come back with OK: the live execution is dropped, and whoever claims the
+instance next replays it. Redis away, or this process taken for dead while it stood still: the loop tries again with
+growing, jittered pauses, hands back what was claimed in its name, and goes on under a new name with an empty cache.
+
+Imports neither celery nor redis.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import secrets
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from celeriac.orchestrations.errors import RedisUnavailableError
+from celeriac.orchestrations.history import PartOutcome
+from celeriac.orchestrations.registry import Registry
+
+from .chores import Chores
+from .deadline import TurnGuard
+from .lapses import Lapses
+from .messages import TaskId
+from .reading import Reader
+from .retrying import MessageMaker
+from .settings import Settings
+from .store import (
+    Call,
+    FencedError,
+    Store,
+    StoreError,
+    StoreFullError,
+    command,
+    flights,
+    instances,
+    payloads,
+    steps,
+    turns,
+    views,
+)
+from .store.records import CommitReply, open_text
+from .turning import Done, Served, Turner, Wait
+from .windows import World
+
+logger = logging.getLogger("celeriac.orchestrator")
+
+STAGED_AT_ONCE = 2 * 2**20  # bytes of payloads in one call
+BATCH = 64  # instances claimed at once
+LONGEST_BLOCK = 1.0  # seconds the loop waits for a wake-up
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between tries to reach Redis
+
+
+class OrchestratorWorker:
+    """One orchestrator process. `run()` returns after `stop()`, which may be called from a signal handler."""
+
+    def __init__(
+        self,
+        store: Store,
+        emitter: MessageMaker,
+        registry: Registry,
+        settings: Settings,
+        *,
+        activities: Iterable[str] = (),
+        batch: int = BATCH,
+    ) -> None:
+        self._store, self._registry, self._settings, self._limit = store, registry, settings, batch
+        self._keys = store.keys
+        self._activities = set(activities)
+        self._served = Served(self._activities)
+        self._stopping = threading.Event()
+        self.incarnation = ""
+        self._claims = 0  # the number of the next claim of this incarnation
+        self._answers: list[Done | Wait] = []  # turns taken and not yet sent
+        self._chores = Chores(self._keys, settings.lease, settings.beat, lambda: self.incarnation)
+        self._guard = TurnGuard(settings.slow_turn, settings.turn_deadline)
+        world = World(emitter, settings, self._served.knows)
+        self._turner = Turner(
+            self._keys, Reader(store), registry, world, self._served, self._refresh_served, self._guard,
+            self._chores.clock, self._beat_if_due,
+        )  # fmt: skip
+        self._lapses = Lapses(store, emitter, self._chores.clock)
+        self.turns_taken = 0
+
+    # --- life ---
+
+    def run(self) -> None:
+        """Work until `stop()`; then send what is finished, hand the rest back and leave."""
+        self._guard.start()
+        try:
+            self._until_done(self._join)
+            while not self._stopping.is_set():
+                self._safely(self._tick)
+            self._leave()
+        finally:
+            self._turner.cache.clear()
+            self._guard.stop()
+
+    def stop(self) -> None:
+        """End `run()` after the present batch."""
+        self._stopping.set()
+
+    def _join(self) -> None:
+        """Become known under a fresh name; what it serves is known before, so whoever sees it can start that."""
+        self._announce()
+        self.incarnation = f"o{secrets.token_hex(8)}"
+        self._claims = 0
+        info = {
+            "kind": "orchestrator",
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "python": sys.version.split()[0],
+            "apps": list(self._settings.apps),
+            "started": self._chores.clock.now(),
+        }
+        self._store.run(
+            flights.beat(
+                self._keys,
+                self.incarnation,
+                int(self._settings.lease * 1000),
+                info=json.dumps(info),
+                join=True,
+            )
+        )
+        self._chores.beaten()
+        self._refresh_served()
+        logger.info("orchestrator %s joins %s", self.incarnation, self._settings.hub)
+
+    def _announce(self) -> None:
+        """Say what this process serves."""
+        names = {f"o {name}": versions for name, versions in self._registry.names().items()}
+        names |= {f"a {name}": [""] for name in self._activities}
+        self._store.run(views.note_served(self._keys, names))
+
+    def _refresh_served(self) -> None:
+        """Read anew which names were ever served."""
+        found = self._store.run(views.served(self._keys))
+        self._served.orchestrators = {
+            key[2:]: set(versions) for key, versions in found.items() if key[:2] == "o "
+        }
+        self._served.activities = {key[2:] for key in found if key[:2] == "a "}
+
+    def _leave(self) -> None:
+        """Send the last turns, hand back what is claimed, stop being known. Redis being away is left to the sweep."""
+        try:
+            self._settle(self._store.run_all(self._calls_of(self._answers)))
+            while self._store.run(turns.hand_back(self._keys, self.incarnation)):
+                logger.info("handed claims back")
+            self._store.run(command("ZREM", self._keys.beats, self.incarnation))
+            self._store.run(command("HDEL", self._keys.procs, self.incarnation))
+        except (RedisUnavailableError, StoreError) as error:
+            logger.warning("could not hand everything back, others take it over soon: %s", error)
+        logger.info("orchestrator %s has stopped after %d turns", self.incarnation, self.turns_taken)
+
+    # --- the loop ---
+
+    def _tick(self) -> None:
+        """One round: send, do the chores, claim, take the turns; or wait."""
+        self._stage()
+        calls = self._calls_of(self._answers)
+        chores = self._chores.due()
+        sent = len(calls)
+        calls += [chore.make() for chore in chores]
+        calls.append(turns.claim(self._keys, self.incarnation, self._claims, self._limit))
+        self._claims += self._limit
+        replies = self._store.run_all(calls)
+        progress = bool(self._answers)
+        self._settle(replies[:sent])
+        claimed = replies[-1]
+        if not isinstance(claimed, Exception) and claimed:
+            self._answers = self._turner.take(claimed)
+            self.turns_taken += len(claimed)
+        for chore, reply in zip(chores, replies[sent:-1], strict=True):
+            self._chores.take(chore, reply)
+        if isinstance(claimed, Exception):
+            raise claimed
+        if self._chores.lapsed:
+            lapsed, self._chores.lapsed = self._chores.lapsed, []
+            self._lapses.judge(lapsed)
+        if not claimed and not progress:
+            self._await_work()
+
+    def _await_work(self) -> None:
+        """Block until something may be ready, a chore is due, or a second has passed."""
+        timeout = self._chores.idle_for(LONGEST_BLOCK)
+        if timeout > 0 and not self._stopping.is_set():
+            self._store.run(command("BRPOP", self._keys.wake, f"{max(timeout, 0.001):.3f}", idempotent=False))
+
+    def _stage(self) -> None:
+        """Put big payloads aside before the commits that refer to them, some MB a call."""
+        calls: list[tuple[str, Call[int]]] = []
+        for done in self._answers:
+            if isinstance(done, Done) and done.draft.staged:
+                commit = done.draft.commit
+                for fields in _portions(done.draft.staged):
+                    call = payloads.stage(self._keys, commit.instance, commit.execution, fields)
+                    calls.append((commit.instance, call))
+        lost: set[str] = set()
+        for start in range(0, len(calls), 8):
+            some = calls[start : start + 8]
+            replies = self._store.run_all([call for _, call in some])
+            for (instance, _), reply in zip(some, replies, strict=True):
+                if isinstance(reply, Exception):
+                    logger.warning("payloads of %s could not be staged: %s", instance, reply)
+                    lost.add(instance)
+        if lost:
+            self._answers = [
+                Wait(answer.claimed, 1000, "its payloads could not be stored")
+                if answer.claimed.instance in lost
+                else answer
+                for answer in self._answers
+            ]
+
+    def _calls_of(self, answers: Sequence[Done | Wait]) -> list[Call[Any]]:
+        return [
+            answer.call
+            if isinstance(answer, Done)
+            else turns.release(
+                self._keys, answer.claimed.instance, answer.claimed.claim, answer.delay, answer.reason
+            )
+            for answer in answers
+        ]
+
+    def _settle(self, replies: Sequence[Any]) -> None:
+        """What became of the turns that were sent."""
+        answers, self._answers = self._answers, []
+        follow_ups: list[Call[Any]] = []
+        for answer, reply in zip(answers, replies, strict=True):
+            instance = answer.claimed.instance
+            if isinstance(answer, Wait):
+                if isinstance(reply, Exception):
+                    logger.info("%s was not handed back: %s", instance, reply)
+                elif answer.suspend:
+                    follow_ups.append(instances.suspend(self._keys, instance, answer.reason))
+            elif isinstance(reply, CommitReply):
+                self._committed(answer, reply)
+                follow_ups += self._failed_parts(answer)
+            elif isinstance(reply, FencedError):
+                logger.info("the turn of %s is dropped: %s", instance, reply)
+            else:
+                logger.error("the turn of %s was refused: %s", instance, reply)
+                delay = 5000 if isinstance(reply, StoreFullError) else 30_000
+                follow_ups.append(
+                    turns.release(
+                        self._keys, instance, answer.claimed.claim, delay, f"its turn was refused: {reply}"
+                    )
+                )
+        for reply in self._store.run_all(follow_ups):
+            if isinstance(reply, Exception):
+                logger.info("not applied after a commit: %s", reply)
+
+    def _committed(self, done: Done, reply: CommitReply) -> None:
+        if done.live is not None:
+            self._turner.cache.put(done.claimed.instance, done.live)
+        for _, due in done.draft.commit.timers:
+            self._chores.timer_at(due)
+        for target in reply.undelivered:
+            logger.warning("%s sent an event to %s, which does not run", done.claimed.instance, target)
+
+    def _failed_parts(self, done: Done) -> list[Call[Any]]:
+        """Parts of a group that nobody can run: failed at once, their messages are dropped when taken."""
+        return [self._fail_part(task, index, outcome) for task, _, index, outcome in done.draft.failed_parts]
+
+    def _fail_part(self, task: TaskId, index: int, outcome: PartOutcome) -> Call[Any]:
+        return steps.complete(
+            self._keys, task.instance, task.execution, task.seq, task.attempt,
+            success=False, text=open_text(outcome), index=index,
+        )  # fmt: skip
+
+    # --- when things go wrong ---
+
+    def _safely(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except RedisUnavailableError as error:
+            self._until_done(self._start_over, error)
+        except FencedError as error:
+            logger.warning("orchestrator %s was taken for dead, going on anew: %s", self.incarnation, error)
+            self._until_done(self._start_over)
+        except StoreError as error:
+            # Redis is full, read-only or loading: nothing can be done but to try again, not too fast.
+            logger.error("Redis refused: %s", error)
+            self._stopping.wait(random.uniform(0.5, 1.5))
+        except Exception:
+            # A defect of ours. To end would leave the work to a process with the same defect, and charge instances.
+            logger.exception("unexpected error, going on anew")
+            self._stopping.wait(random.uniform(0.5, 1.5))
+            self._until_done(self._start_over)
+
+    def _start_over(self) -> None:
+        """Hand back whatever was claimed, and go on under a new name with nothing in memory.
+
+        Turns taken and not sent are dropped: taking them again gives the same. And Redis may have come back with
+        an older state than the live executions hold.
+        """
+        self._turner.cache.clear()
+        self._answers = []
+        while self._store.run(turns.hand_back(self._keys, self.incarnation)):
+            logger.info("handed claims back")
+        self._join()
+
+    def _until_done(self, work: Callable[[], None], error: Exception | None = None) -> None:
+        """Do `work`, however long Redis is away, or until asked to stop."""
+        pause = FIRST_PAUSE
+        while not self._stopping.is_set():
+            if error is not None:
+                logger.warning("Redis is away, trying again: %s", error)
+                self._stopping.wait(random.uniform(pause / 2, pause))
+                pause = min(LONGEST_PAUSE, pause * 2)
+            try:
+                work()
+                return
+            except (RedisUnavailableError, StoreError) as again:
+                error = again
+
+    def _beat_if_due(self) -> None:
+        """Between the turns of a long batch. That the beat was refused shows at the next tick."""
+        if self._chores.overdue_beat():
+            self._store.run_all(
+                [flights.beat(self._keys, self.incarnation, int(self._settings.lease * 1000))]
+            )
+            self._chores.beaten()
+
+
+def _portions(texts: dict[str, str]) -> Iterator[list[tuple[str, bytes]]]:
+    """The blobs of these texts, in portions of about STAGED_AT_ONCE bytes."""
+    portion: list[tuple[str, bytes]] = []
+    size = 0
+    for field, text in texts.items():
+        blob = payloads.pack(text)
+        if portion and size + len(blob) > STAGED_AT_ONCE:
+            yield portion
+            portion, size = [], 0
+        portion.append((field, blob))
+        size += len(blob)
+    if portion:
+        yield portion

@@ -1,0 +1,159 @@
+"""What a Celery worker does at its start so that our transport and its beat know it. `install(app)` adds
+it to an app.
+
+The beat helper is started before the pool and lives until the worker's process ends, because activities
+still run while a worker stops. Its pipe is closed in every forked child: a child that outlives its parent
+must not keep the parent's lease alive.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+from celery import Celery, bootsteps
+
+from .inflight import ROSTER
+from .settings import Settings
+from .transport import Executor, Transport
+
+__all__ = ["BeatStep", "ExecutorStep", "Helper", "install"]
+
+logger = logging.getLogger("celeriac.beat")
+
+
+def install(app: Celery, settings: Settings) -> None:
+    """Have the workers of this app beat, and tell the transport about their pools."""
+
+    step = type("CeleriacBeat", (BeatStep,), {"settings": settings})
+    steps: Any = app.steps  # Celery makes it with the app; its stubs say it may be None
+    steps["worker"].add(step)
+    steps["consumer"].add(ExecutorStep)
+
+
+class Helper:
+    """The worker's end of the pipe to the beat helper."""
+
+    def __init__(self, settings: Settings, info: dict[str, Any]) -> None:
+        self._first = {"settings": asdict(settings), "worker": os.getpid(), "info": info}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._names: set[str] = set()
+
+    def start(self) -> None:
+        """Start the helper and hand it every incarnation from now on."""
+        self._spawn()
+        os.register_at_fork(after_in_child=self._forget)
+        ROSTER.listener = self.follow
+        self.follow(set(ROSTER.names))
+
+    def _spawn(self) -> None:
+        command = [sys.executable, "-m", f"{__package__}.beat"]
+        # A session of its own: a Ctrl-C in the terminal is for the worker.
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+        self._write(self._first)
+
+    def follow(self, names: set[str]) -> None:
+        """These are the worker's incarnations now."""
+        self._names = names
+        if not self._write({"incarnations": sorted(names)}):
+            self.check()
+
+    def check(self) -> None:
+        """Start another helper if this one is gone. Its leases last long enough."""
+        if self._process is not None and self._process.poll() is not None:
+            logger.warning(
+                "the beat helper ended (exit code %s); another one is started", self._process.returncode
+            )
+            self._spawn()
+            self._write({"incarnations": sorted(self._names)})
+
+    def _write(self, message: dict[str, Any]) -> bool:
+        pipe = self._process.stdin if self._process is not None else None
+        if pipe is None:
+            return True
+        try:
+            pipe.write(json.dumps(message).encode() + b"\n")
+            pipe.flush()
+        except OSError:
+            return False
+        return True
+
+    def _forget(self) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            os.close(self._process.stdin.fileno())
+            self._process = None
+
+
+class BeatStep(bootsteps.StartStopStep):
+    """Starts the helper in the worker's main process."""
+
+    requires = ("celery.worker.components:Timer",)
+    settings: Settings
+
+    def __init__(self, parent: Any, **kwargs: Any) -> None:
+        self._helper: Helper | None = None
+        super().__init__(parent, **kwargs)
+
+    def start(self, parent: Any) -> None:
+        """Start."""
+        self._helper = Helper(self.settings, _info(parent))
+        self._helper.start()
+        parent.timer.call_repeatedly(self.settings.beat, self._helper.check)
+
+
+def _info(worker: Any) -> dict[str, Any]:
+    return {
+        "kind": "worker",
+        "hostname": worker.hostname,
+        "pid": os.getpid(),
+        "pool": _kind(worker.pool_cls),
+        "concurrency": worker.concurrency,
+        "queues": sorted(worker.app.amqp.queues.consume_from),
+        "started": int(time.time() * 1000),
+    }
+
+
+class ExecutorStep(bootsteps.StartStopStep):
+    """Tells each new connection's transport what the pool is like."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def start(self, parent: Any) -> None:
+        """Runs again after each reconnection."""
+        transport = parent.connection.transport
+        if isinstance(transport, Transport):
+            kind = _kind(type(parent.pool))
+            transport.executor = Executor(
+                slots=partial(_slots, parent.pool),
+                inline=kind == "solo",
+                dropped=_flushed if kind == "prefork" else _nothing,
+            )
+
+
+def _kind(pool_class: type) -> str:
+    """prefork, thread, solo, ...: the module names, because importing the classes would import every pool."""
+    return pool_class.__module__.rpartition(".")[2]
+
+
+def _slots(pool: Any) -> int:
+    return max(1, pool.num_processes)
+
+
+def _nothing() -> set[str]:
+    """Threads finish everything that was handed to them, and solo has finished already."""
+    return set()
+
+
+def _flushed() -> set[str]:
+    """What prefork drops when a connection is lost: handed to the pool and not yet accepted by a child."""
+    from celery.worker import state  # only a worker has it loaded
+
+    reserved = set(state.reserved_requests).difference(state.active_requests)
+    return {str(request.message.delivery_tag) for request in reserved}

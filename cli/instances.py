@@ -1,0 +1,352 @@
+"""The commands about instances: start them, look at them, act on them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .common import (
+    Common,
+    Given,
+    JsonInput,
+    Moment,
+    Seconds,
+    fail,
+    json_option,
+    parse_tags,
+    pass_common,
+    print_json,
+    start_time,
+    warn,
+)
+from .exits import Exit
+
+if TYPE_CHECKING:
+    from celeriac.celery_app.client import Client, OrchestrationState
+
+STATUSES = ("Pending", "Running", "Suspended", "Completed", "Failed", "Terminated", "Cancelled")
+
+input_option = click.option(
+    "-i", "--input", "given", type=JsonInput(), help="The input: JSON, @file with JSON, or - for stdin."
+)
+timeout_option = click.option("--timeout", type=Seconds(), help="Give up waiting after this long (exit 124).")
+reason_option = click.option("--reason", default="", metavar="TEXT", help="Kept with the instance.")
+
+
+@click.command()
+@click.argument("name")
+@input_option
+@click.option("--id", "instance_id", metavar="ID", help="The instance's id; a random one otherwise.")
+@click.option("--version", metavar="V", help="This version of the orchestrator; the newest otherwise.")
+@click.option(
+    "--tag", "tags", metavar="KEY=VALUE", multiple=True, callback=parse_tags, help="May be repeated."
+)
+@click.option("--at", type=Moment(), help="Start at this time (ISO 8601; local when it has no offset).")
+@click.option("--delay", type=Seconds(), help="Start after this long: 30s, 5m, 2h.")
+@click.option("--idempotency-key", metavar="KEY", help="Under one key only the first start counts.")
+@click.option(
+    "--on-conflict",
+    type=click.Choice(["fail", "use_existing", "terminate_existing"]),
+    default="fail",
+    help="When an instance with this id still runs.  [default: fail]",
+)
+@click.option(
+    "--wait", is_flag=True, help="Wait for its end: exit 0 if Completed, 1 if not, 124 on --timeout."
+)
+@timeout_option
+@json_option
+@pass_common
+def start(
+    common: Common,
+    name: str,
+    given: Given | None,
+    instance_id: str | None,
+    version: str | None,
+    tags: dict[str, str],
+    at: datetime | None,
+    delay: float | None,
+    idempotency_key: str | None,
+    on_conflict: Any,
+    wait: bool,
+    timeout: float | None,
+    as_json: bool,
+) -> int:
+    """Start an instance of the orchestrator NAME; prints its id.
+
+    \b
+    celeriac start fulfil_order -i '{"order": 7}' --id order-7
+    celeriac start fulfil_order -i @order.json --wait --timeout 1m --json
+    """
+    if timeout is not None and not wait:
+        raise click.UsageError("--timeout needs --wait")
+    start_at = start_time(at, delay)
+    with common.client() as client:
+
+        def begin() -> str:
+            return client.start(
+                name,
+                given.value if given else None,
+                instance_id=instance_id,
+                idempotency_key=idempotency_key,
+                start_at=start_at,
+                version=version,
+                tags=tags,
+                on_conflict=on_conflict,
+            )
+
+        started = _with_modules(client, begin)
+        if wait:
+            warn_if_idle(client)
+            return _await(client, started, timeout, as_json)
+        if as_json:
+            print_json(client.get(started).to_payload())
+        else:
+            click.echo(started)
+    return Exit.OK
+
+
+def _with_modules(client: Client, begin: Any) -> str:
+    """Start by name; when no process ever served the name, look for it in the modules of --app too."""
+    from celeriac.orchestrations.errors import UnknownNameError
+
+    try:
+        return begin()
+    except UnknownNameError:
+        if not client.settings.apps:
+            raise
+    from celeriac.celery_app.app import load_apps
+
+    load_apps(client.settings.apps)
+    return begin()
+
+
+def warn_if_idle(client: Client) -> None:
+    """Say so when nobody is there to do the work."""
+    kinds = {process.kind for process in client.workers()}
+    hint = "start one with `celeriac dev`, or `celeriac {}`"
+    if "orchestrator" not in kinds:
+        warn(f"no orchestrator worker is alive, so nothing goes on; {hint.format('orchestrator')}")
+    elif "worker" not in kinds:
+        warn(f"no activity worker is alive, so activities wait; {hint.format('worker')}")
+
+
+def _await(client: Client, instance_id: str, timeout: float | None, as_json: bool) -> int:
+    """Wait for the end, print the instance, and return the exit code that its status means."""
+    try:
+        state = client.wait(instance_id, timeout)
+    except TimeoutError:
+        if as_json:
+            print_json(client.get(instance_id).to_payload())
+        text = f"{instance_id} has not ended within {timeout:g} s; it goes on: celeriac wait {instance_id}"
+        fail(text, Exit.TIMEOUT)
+    except KeyboardInterrupt:
+        click.echo(f"\nNot waiting any longer; {instance_id} goes on: celeriac wait {instance_id}", err=True)
+        return Exit.INTERRUPTED
+    show(state, as_json)
+    return Exit.OK if state.status == "Completed" else Exit.FAILED
+
+
+def show(state: OrchestrationState, as_json: bool) -> None:
+    """Print one instance."""
+    if as_json:
+        print_json(state.to_payload())
+        return
+    from . import render
+
+    render.show_state(render.console(), state)
+
+
+@click.command()
+@click.argument("instance_id", metavar="ID")
+@json_option
+@pass_common
+def status(common: Common, instance_id: str, as_json: bool) -> None:
+    """Show one instance."""
+    with common.client() as client:
+        state = client.get(instance_id)
+        show(state, as_json)
+        if state.status == "Pending":
+            warn_if_idle(client)
+
+
+@click.command(name="list")
+@click.option("--status", "statuses", type=click.Choice(STATUSES, case_sensitive=False), multiple=True)
+@click.option("--name", metavar="NAME", help="Of this orchestrator.")
+@click.option("--prefix", metavar="TEXT", help="Whose id begins so.")
+@click.option("--tag", metavar="KEY=VALUE")
+@click.option("--from", "created_from", type=Moment(), help="Created at or after.")
+@click.option("--to", "created_to", type=Moment(), help="Created before.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
+@click.option("--cursor", default="", metavar="CURSOR", help="Where the page before ended.")
+@click.option("--all", "everything", is_flag=True, help="Every page.")
+@json_option
+@pass_common
+def list_(
+    common: Common,
+    statuses: tuple[str, ...],
+    limit: int,
+    cursor: str,
+    everything: bool,
+    as_json: bool,
+    **conditions: Any,
+) -> None:
+    """List instances, newest first."""
+    conditions["status"] = statuses or None
+    with common.client() as client:
+        if everything:
+            states, cursor = list(client.iterate(**conditions)), ""
+        else:
+            page = client.list(limit=limit, cursor=cursor, **conditions)
+            states, cursor = page.items, page.cursor
+        if as_json:
+            print_json([state.to_payload() for state in states])
+        elif states:
+            from . import render
+
+            render.console().print(render.state_table(states))
+        else:
+            click.echo(
+                "No instances." if not any(conditions.values()) else "No instances meet this.", err=True
+            )
+        if cursor:
+            click.echo(f"There are more: --cursor {cursor}, or --all", err=True)
+
+
+@click.command()
+@click.argument("instance_id", metavar="ID")
+@timeout_option
+@json_option
+@pass_common
+def wait(common: Common, instance_id: str, timeout: float | None, as_json: bool) -> int:
+    """Wait until an instance has ended.
+
+    Exits 0 if it Completed, 1 if it ended otherwise, 124 on --timeout.
+    """
+    with common.client() as client:
+        return _await(client, instance_id, timeout, as_json)
+
+
+@click.command()
+@click.argument("instance_id", metavar="ID")
+@json_option
+@pass_common
+def history(common: Common, instance_id: str, as_json: bool) -> None:
+    """Show what happened to an instance, event by event.
+
+    The JSON is what celeriac.orchestrations.testing.replay_history reads.
+    """
+    with common.client() as client:
+        events = client.history(instance_id)
+    from . import histories
+
+    if as_json:
+        print_json([histories.to_payload(event) for event in events])
+    else:
+        histories.show(events)
+
+
+@click.command(name="raise-event")
+@click.argument("instance_id", metavar="ID")
+@click.argument("name")
+@input_option
+@click.option("--dedup-key", default="", metavar="KEY", help="Deliver once under this key.")
+@pass_common
+def raise_event(common: Common, instance_id: str, name: str, given: Given | None, dedup_key: str) -> None:
+    """Send the event NAME to a running instance.
+
+    \b
+    celeriac raise-event expense-7 Approved -i '{"by": "Ada"}'
+    """
+    with common.client() as client:
+        client.raise_event(instance_id, name, given.value if given else None, dedup_key=dedup_key)
+    click.echo(f"Event {name} sent to {instance_id}.", err=True)
+
+
+def _verb(name: str, done: str, text: str) -> click.Command:
+    """A command that does one thing to one instance."""
+
+    @click.command(name=name, help=text)
+    @click.argument("instance_id", metavar="ID")
+    @reason_option
+    @pass_common
+    def command(common: Common, instance_id: str, reason: str) -> None:
+        with common.client() as client:
+            getattr(client, name)(instance_id, reason)
+        click.echo(f"{instance_id}: {done}.", err=True)
+
+    return command
+
+
+suspend = _verb("suspend", "suspended", "Hold an instance: what arrives is kept until resume.")
+resume = _verb("resume", "resumed", "Let a suspended instance go on.")
+cancel = _verb("cancel", "asked to cancel", "Ask an instance to stop; its code can undo what it did.")
+terminate = _verb("terminate", "terminated", "End an instance at once, its children too.")
+
+
+@click.command()
+@click.argument("instance_id", metavar="ID")
+@click.option("--new-id", is_flag=True, help="Under a new, random id.")
+@click.option("--as", "other_id", metavar="ID", help="Under this id.")
+@pass_common
+def restart(common: Common, instance_id: str, new_id: bool, other_id: str | None) -> None:
+    """Run a finished instance again; prints the id."""
+    if new_id and other_id:
+        raise click.UsageError("--new-id and --as exclude each other")
+    with common.client() as client:
+        click.echo(client.restart(instance_id, other_id or new_id))
+
+
+@click.command()
+@click.argument("instance_id", metavar="[ID]", required=False)
+@click.option("--status", "statuses", type=click.Choice(STATUSES[3:], case_sensitive=False), multiple=True)
+@click.option("--name", metavar="NAME", help="Of this orchestrator.")
+@click.option("--prefix", metavar="TEXT", help="Whose id begins so.")
+@click.option("--tag", metavar="KEY=VALUE")
+@click.option("--from", "created_from", type=Moment(), help="Created at or after.")
+@click.option("--to", "created_to", type=Moment(), help="Created before.")
+@click.option("--all", "everything", is_flag=True, help="Every finished instance.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@pass_common
+def purge(
+    common: Common,
+    instance_id: str | None,
+    statuses: tuple[str, ...],
+    everything: bool,
+    yes: bool,
+    **conditions: Any,
+) -> None:
+    """Remove finished instances.
+
+    One by its ID, or all that meet conditions; always with their children.
+    """
+    conditions["status"] = statuses or None
+    filtered = any(conditions.values())
+    if (instance_id is not None) + filtered + everything != 1:
+        raise click.UsageError("give an ID, or conditions, or --all")
+    if instance_id is None and not yes:
+        what = "every finished instance" if everything else "the finished instances that meet this"
+        if not click.confirm(f"Remove {what} for good?", err=True):
+            fail("nothing was removed", Exit.FAILED)
+    if everything:
+        conditions["status"] = STATUSES[3:]
+    with common.client() as client:
+        count = client.purge(instance_id, **conditions) if instance_id else client.purge(**conditions)
+    click.echo(f"Removed {count} instance{'' if count == 1 else 's'}.", err=True)
+
+
+COMMANDS = (
+    start,
+    status,
+    list_,
+    wait,
+    history,
+    raise_event,
+    suspend,
+    resume,
+    cancel,
+    terminate,
+    restart,
+    purge,
+)

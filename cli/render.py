@@ -1,0 +1,218 @@
+"""How results look in a terminal: tables, one instance in detail, a history, a live tree.
+
+Colours say status only; everything is also said in words, and without a terminal the text is plain and as
+wide as it needs to be.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from celeriac.celery_app.progress import ProcessInfo
+from celeriac.celery_app.state import OrchestrationState, Status
+from celeriac.orchestrations.errors import FailureDetails
+
+WIDE: Final = 10_000  # columns of a pipe: whoever reads it cuts for himself
+COLOURS: Final = {
+    Status.PENDING: "yellow",
+    Status.RUNNING: "cyan",
+    Status.SUSPENDED: "magenta",
+    Status.COMPLETED: "green",
+    Status.FAILED: "red",
+    Status.TERMINATED: "red",
+    Status.CANCELLED: "red",
+}
+MARKS: Final = {
+    Status.PENDING: "·",
+    Status.RUNNING: "▸",
+    Status.SUSPENDED: "‖",
+    Status.COMPLETED: "✓",
+    Status.FAILED: "✗",
+    Status.TERMINATED: "■",
+    Status.CANCELLED: "⊘",
+}
+
+
+def console() -> Console:
+    """The console of a command. A pipe gets whole lines, no colours and no cut columns."""
+    piped = not sys.stdout.isatty()
+    return Console(
+        width=WIDE if piped and "COLUMNS" not in os.environ else None,
+        highlight=False,
+        soft_wrap=False,
+    )
+
+
+def status_text(status: Status) -> Text:
+    """The status, coloured."""
+    return Text(f"{MARKS[status]} {status.value}", style=COLOURS[status])
+
+
+def duration(length: timedelta | float) -> str:
+    """A length of time in at most two units: `840 ms`, `12.3 s`, `4 min 05 s`, `3 d 02 h`."""
+    seconds = length.total_seconds() if isinstance(length, timedelta) else length
+    if seconds < 1:
+        return f"{max(0, round(seconds * 1000))} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes:02} min"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours:02} h"
+
+
+def size(count: float) -> str:
+    """A number of bytes: `812 B`, `3.4 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")
+
+
+def local(when: datetime) -> str:
+    """A time as the reader's clock shows it; the date only when it is not today."""
+    here = when.astimezone()
+    today = datetime.now(UTC).astimezone().date() == here.date()
+    return here.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S")
+
+
+def value(content: Any, limit: int = 0) -> str:
+    """A JSON value on one line, cut to `limit` characters."""
+    text = json.dumps(content, ensure_ascii=False)
+    return text if not limit or len(text) <= limit else text[: limit - 1] + "…"
+
+
+def state_table(states: Iterable[OrchestrationState]) -> Table:
+    """`celeriac list`."""
+    table = plain_table("Instance", "Name", "Status", "Created", "Took", "About")
+    table.columns[0].no_wrap = True
+    table.columns[0].overflow = "fold"
+    now = datetime.now(UTC)
+    for state in states:
+        took = state.elapsed if state.is_final else now - state.created_at
+        table.add_row(
+            Text(state.id),
+            Text(f"{state.name} {state.version}".strip()),
+            status_text(state.status),
+            local(state.created_at),
+            duration(took),
+            Text(_about(state)),
+        )
+    return table
+
+
+def _about(state: OrchestrationState) -> str:
+    if state.failure is not None:
+        return f"{state.failure.error_type.rpartition('.')[2]}: {first_line(state.failure.message)}"
+    if state.waiting:
+        return f"waits: {state.waiting}"
+    if state.reason:
+        return state.reason
+    return value(state.custom_status, 60) if state.custom_status is not None else ""
+
+
+def first_line(text: str, limit: int = 80) -> str:
+    """The first line of a text, cut."""
+    line = text.splitlines()[0] if text else ""
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def show_state(out: Console, state: OrchestrationState) -> None:
+    """`celeriac status`: one instance, one fact a line, only what there is."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row("Instance", Text(state.id, style="bold"))
+    grid.add_row("Name", Text(f"{state.name}{f' (version {state.version})' if state.version else ''}"))
+    grid.add_row("Status", status_text(state.status))
+    grid.add_row("Created", local(state.created_at))
+    label, length = (
+        ("Took", state.elapsed) if state.is_final else ("Age", datetime.now(UTC) - state.created_at)
+    )
+    grid.add_row(label, duration(length))
+    facts: list[tuple[str, Any]] = [
+        ("Parent", state.parent_id),
+        ("Tags", ", ".join(f"{k}={v}" for k, v in state.tags.items())),
+        ("Run", state.run or None),
+        ("Events", state.history_length or None),
+        ("Waits for", state.waiting),
+        ("Reason", state.reason),
+    ]
+    for name, fact in facts:
+        if fact:
+            grid.add_row(name, Text(str(fact)))
+    for name, text, content in (
+        ("Input", state.input_text, state.input),
+        ("Progress", state.custom_text, state.custom_status),
+        ("Output", state.output_text, state.output),
+    ):
+        if text is not None:
+            grid.add_row(name, Text(value(content, 2000)))
+    if state.failure is not None:
+        grid.add_row("Failure", failure_text(state.failure))
+    out.print(grid)
+
+
+def failure_text(failure: FailureDetails) -> Text:
+    """An error with what it was raised from, and the last frames of the user's code."""
+    text = Text(f"{failure.error_type}: {failure.message}", style="red")
+    if failure.stack_trace:
+        frames = failure.stack_trace.rstrip().splitlines()[-6:]
+        text.append("\n" + "\n".join(frames), style="dim")
+    inner = failure.inner
+    while inner is not None:
+        text.append(f"\nfrom {inner.error_type}: {first_line(inner.message, 200)}")
+        inner = inner.inner
+    return text
+
+
+def process_table(processes: Sequence[ProcessInfo]) -> Table:
+    """`celeriac workers`."""
+    table = plain_table("Process", "Host", "Pid", "Up", "Beat", "Pool", "Serves")
+    now = datetime.now(UTC)
+    for process in processes:
+        info = process.info
+        started = info.get("started")
+        up = duration(now - datetime.fromtimestamp(started / 1000, UTC)) if isinstance(started, int) else ""
+        late = now > process.lapses_at
+        host = info.get("host") or str(info.get("hostname", "")).rpartition("@")[2]
+        pool = f"{info['pool']} × {info.get('concurrency', '?')}" if "pool" in info else ""
+        serves = info.get("queues") or info.get("apps") or ()
+        table.add_row(
+            Text(process.kind),
+            Text(str(host)),
+            str(info.get("pid", "")),
+            up,
+            Text("overdue", style="red") if late else Text("alive", style="green"),
+            Text(pool),
+            Text(", ".join(map(str, serves)) if isinstance(serves, list | tuple) else str(serves)),
+        )
+    return table
+
+
+def plain_table(*columns: str) -> Table:
+    """A table without lines."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, overflow="fold" if column == "About" else "ellipsis")
+    return table
+
+
+def markup_safe(text: str) -> str:
+    """Text that rich does not take for markup."""
+    return escape(text)

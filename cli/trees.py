@@ -1,0 +1,151 @@
+"""An instance with its children and open steps, as a rich tree and as lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Final
+
+from rich.text import Text
+from rich.tree import Tree
+
+from celeriac.celery_app.progress import (
+    ActivityProgress,
+    GroupProgress,
+    InstanceProgress,
+    StepState,
+    TimerProgress,
+)
+
+from . import render
+
+BAR: Final = 24
+MOST_ACTIVITIES: Final = 8  # of one instance, running ones first; the rest is counted
+
+
+def tree_of(progress: InstanceProgress, height: int = 40) -> Tree:
+    """The tree for a terminal of this height."""
+    budget = [max(6, height)]
+    tree = Tree(_head(progress), guide_style="dim")
+    _fill(tree, progress, budget)
+    return tree
+
+
+def _fill(tree: Tree, progress: InstanceProgress, budget: list[int]) -> None:
+    lines = [
+        *(group_text(group) for group in progress.groups),
+        *_activities(progress.activities),
+        *(timer_text(timer) for timer in progress.timers),
+    ]
+    for line in lines:
+        tree.add(line)
+    budget[0] -= len(lines) + 1
+    for number, child in enumerate(progress.children):
+        if budget[0] <= 0:
+            tree.add(Text(f"and {len(progress.children) - number} more children", style="dim"))
+            return
+        _fill(tree.add(_head(child)), child, budget)
+
+
+def _head(progress: InstanceProgress) -> Text:
+    state = progress.state
+    text = render.status_text(state.status)
+    text.append(f" {state.name} ", style="bold")
+    text.append(state.id)
+    length = state.elapsed if state.is_final else datetime.now(UTC) - state.created_at
+    text.append(f"  {render.duration(length)}", style="dim")
+    if state.waiting:
+        text.append(f"  waits: {state.waiting}", style="yellow")
+    if state.custom_status is not None:
+        text.append(f"  {render.value(state.custom_status, 60)}", style="italic")
+    return text
+
+
+def _activities(activities: tuple[ActivityProgress, ...]) -> Iterator[Text]:
+    order = {StepState.RETRYING: 0, StepState.RUNNING: 1, StepState.QUEUED: 2}
+    ordered = sorted(activities, key=lambda activity: (order[activity.state], activity.seq))
+    for activity in ordered[:MOST_ACTIVITIES]:
+        yield activity_text(activity)
+    if len(ordered) > MOST_ACTIVITIES:
+        rest = ordered[MOST_ACTIVITIES:]
+        counts = {state: sum(a.state is state for a in rest) for state in order}
+        words = ", ".join(f"{count} {state.value}" for state, count in counts.items() if count)
+        yield Text(f"and {words}", style="dim")
+
+
+def activity_text(activity: ActivityProgress) -> Text:
+    """One open activity: what it does now, and how often it failed."""
+    text = Text(f"{activity.name} ")
+    now = datetime.now(UTC)
+    match activity.state:
+        case StepState.RUNNING:
+            since = f" {render.duration(now - activity.since)}" if activity.since else ""
+            text.append(f"running{since}", style="cyan")
+        case StepState.RETRYING:
+            left = (activity.retry_at - now).total_seconds() if activity.retry_at else 0.0
+            text.append(f"again in {render.duration(max(0.0, left))}", style="yellow")
+        case StepState.QUEUED:
+            text.append("queued", style="dim")
+    if activity.failures:
+        last = activity.failures[-1]
+        text.append(
+            f"  attempt {activity.attempt}; {last.error_type.rpartition('.')[2]}: "
+            f"{render.first_line(last.message, 50)}",
+            style="yellow",
+        )
+    return text
+
+
+def group_text(group: GroupProgress) -> Text:
+    """A fan-out as a bar."""
+    filled = round(BAR * group.done / group.size) if group.size else BAR
+    text = Text(f"{group.name or 'fan-out'} ")
+    text.append("█" * filled, style="green")
+    text.append("░" * (BAR - filled), style="dim")
+    text.append(f" {group.done:,}/{group.size:,}")
+    if group.failed:
+        text.append(f"  {group.failed:,} failed", style="red")
+    return text
+
+
+def timer_text(timer: TimerProgress) -> Text:
+    """An open timer with its countdown."""
+    left = (timer.due - datetime.now(UTC)).total_seconds()
+    return Text(f"timer, due in {render.duration(max(0.0, left))}", style="dim")
+
+
+def changes(progress: InstanceProgress, seen: dict[str, str]) -> Iterator[str]:
+    """The lines that say something new since the last call with the same `seen`."""
+    for key, line in lines_of(progress):
+        if seen.get(key) != line:
+            seen[key] = line
+            yield line
+
+
+def lines_of(progress: InstanceProgress) -> Iterator[tuple[str, str]]:
+    """The same as (what it is about, one line), without anything that only ticks."""
+    for node in progress.walk():
+        state, where = node.state, node.state.id
+        extra = f" {render.value(state.custom_status, 200)}" if state.custom_status is not None else ""
+        waits = f" (waits: {state.waiting})" if state.waiting else ""
+        why = (
+            f" {state.failure.error_type}: {render.first_line(state.failure.message)}"
+            if state.failure
+            else ""
+        )
+        yield where, f"{where} {state.name} {state.status.value}{extra}{waits}{why}"
+        for group in node.groups:
+            failed = f", {group.failed} failed" if group.failed else ""
+            yield (
+                f"{where}#{group.seq}",
+                f"{where} {group.name or 'fan-out'} {group.done}/{group.size} done{failed}",
+            )
+        for activity in node.activities:
+            last = activity.failures[-1] if activity.failures else None
+            after = f" after {last.error_type}: {render.first_line(last.message)}" if last else ""
+            yield (
+                f"{where}#{activity.seq}",
+                f"{where} {activity.name} {activity.state.value}, attempt {activity.attempt}{after}",
+            )
+        for timer in node.timers:
+            yield f"{where}#{timer.seq}", f"{where} timer due {render.local(timer.due)}"

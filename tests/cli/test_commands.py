@@ -1,0 +1,236 @@
+"""The commands on a real Redis where no worker runs: their words, their JSON, their exit codes."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from celeriac.celery_app import embedded
+from celeriac.celery_app.client import Client
+from celeriac.cli.exits import Exit
+from celeriac.cli.main import run
+
+EXAMPLES = "celeriac.orchestrations.examples"
+EXPENSE = '{"expense_id": "e", "employee": "kim", "amount": "1", "folder": "/tmp"}'
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with embedded.start(tmp_path_factory.mktemp("r")) as redis:
+        yield redis.url
+
+
+Cli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def cli(url: str, hub: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Run a command line in this process: exit code, stdout, stderr."""
+    monkeypatch.setenv("CELERIAC_REDIS_URL", url)
+    monkeypatch.setenv("CELERIAC_HUB", hub)
+    monkeypatch.setenv("CELERIAC_APP", EXAMPLES)
+
+    def call(*argv: str) -> tuple[int, str, str]:
+        code = run(list(argv))
+        said = capsys.readouterr()
+        return int(code), said.out, said.err
+
+    return call
+
+
+def test_start_prints_the_id_and_nothing_else(cli: Cli) -> None:
+    code, out, err = cli("start", "approve_expense", "-i", EXPENSE, "--id", "e-1", "--tag", "dept=a")
+    assert (code, out, err) == (0, "e-1\n", "")
+    code, out, _ = cli("start", "approve_expense", "-i", EXPENSE)
+    assert code == 0
+    assert len(out.strip()) == 32
+    code, out, _ = cli("start", "approve_expense", "-i", EXPENSE, "--id", "e-2", "--json")
+    assert json.loads(out)["runtimeStatus"] == "Pending"
+
+
+def test_the_same_id_twice(cli: Cli) -> None:
+    assert cli("start", "approve_expense", "--id", "e-1")[0] == 0
+    code, out, err = cli("start", "approve_expense", "--id", "e-1")
+    assert (code, out) == (Exit.EXISTS, "")
+    assert "e-1 is still running" in err
+    assert cli("start", "approve_expense", "--id", "e-1", "--on-conflict", "use_existing")[:2] == (0, "e-1\n")
+
+
+def test_an_unknown_name_gets_a_suggestion(cli: Cli) -> None:
+    code, out, err = cli("start", "approve_expenses")
+    assert (code, out) == (Exit.UNKNOWN_NAME, "")
+    assert "did you mean 'approve_expense'?" in err
+    assert cli("list")[2].startswith("No instances"), "nothing half done"
+    code, _, err = cli("start", "approve_expense", "--version", "9")
+    assert code == Exit.UNKNOWN_NAME
+    assert "version '9'" in err
+
+
+def test_a_module_that_is_not_there(cli: Cli) -> None:
+    code, _, err = cli("start", "something", "--app", "no_such_module")
+    assert code == Exit.USAGE
+    assert "there is no module 'no_such_module'" in err
+
+
+def test_a_value_over_the_limit(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CELERIAC_MAX_PAYLOAD", "5000")
+    (tmp_path / "big.json").write_text(json.dumps("x" * 6000))
+    code, _, err = cli("start", "approve_expense", "-i", f"@{tmp_path}/big.json")
+    assert code == Exit.TOO_LARGE
+    assert "CELERIAC_MAX_PAYLOAD" in err
+
+
+def test_status_list_and_history(cli: Cli) -> None:
+    cli("start", "approve_expense", "-i", EXPENSE, "--id", "e-1", "--tag", "dept=a")
+    cli("start", "fulfil_order", "--id", "o-1", "--delay", "1h")
+    code, out, err = cli("status", "e-1")
+    assert code == 0
+    assert "Pending" in out
+    assert "dept=a" in out
+    assert "no orchestrator worker is alive" in err
+    code, out, _ = cli("status", "e-1", "--json")
+    payload = json.loads(out)
+    assert (payload["instanceId"], payload["name"], payload["tags"]) == (
+        "e-1",
+        "approve_expense",
+        {"dept": "a"},
+    )
+    assert payload["input"] == json.loads(EXPENSE)
+    code, out, _ = cli("list")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == ["Instance", "o-1", "e-1"]
+    for filters, ids in (
+        (["--name", "fulfil_order"], ["o-1"]),
+        (["--prefix", "e-"], ["e-1"]),
+        (["--tag", "dept=a"], ["e-1"]),
+        (["--status", "pending"], ["o-1", "e-1"]),
+        (["--status", "Failed"], []),
+        (["--from", "2999-01-01"], []),
+        (["--all"], ["o-1", "e-1"]),
+    ):
+        code, out, _ = cli("list", "--json", *filters)
+        assert [entry["instanceId"] for entry in json.loads(out)] == ids, filters
+    code, out, err = cli("list", "--limit", "1", "--json")
+    assert len(json.loads(out)) == 1
+    cursor = err.split("--cursor ")[1].split(",")[0]
+    assert json.loads(cli("list", "--json", "--cursor", cursor)[1])[0]["instanceId"] == "e-1"
+    assert "No history yet" in cli("history", "e-1")[1]
+    assert json.loads(cli("history", "e-1", "--json")[1]) == []
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["status"], ["wait"], ["watch"], ["history"], ["suspend"], ["resume"], ["cancel"], ["terminate"],
+        ["restart"], ["purge"], ["raise-event", "x"],
+    ],
+)  # fmt: skip
+def test_an_instance_that_is_not_there(cli: Cli, argv: list[str]) -> None:
+    code, out, err = cli(argv[0], "nobody", *argv[1:])
+    assert (code, out) == (Exit.NOT_FOUND, "")
+    assert "nobody" in err
+
+
+def test_an_instance_that_has_ended_and_one_that_has_not(cli: Cli) -> None:
+    cli("start", "approve_expense", "--id", "e-1")
+    assert cli("purge", "e-1")[0] == Exit.NOT_ENDED
+    assert cli("restart", "e-1")[0] == Exit.NOT_ENDED
+    assert cli("terminate", "e-1", "--reason", "a test")[0] == 0
+    for argv in (["raise-event", "e-1", "Approval"], ["suspend", "e-1"], ["cancel", "e-1"]):
+        code, _, err = cli(*argv)
+        assert code == Exit.ENDED, argv
+        assert "e-1" in err
+    assert "a test" in cli("status", "e-1")[1]
+    assert cli("wait", "e-1")[0] == Exit.FAILED
+    assert cli("watch", "e-1")[0] == Exit.FAILED
+    assert cli("purge", "e-1")[0] == 0
+    assert cli("status", "e-1")[0] == Exit.NOT_FOUND
+
+
+def test_waiting_ends_in_time_and_says_that_nobody_works(cli: Cli) -> None:
+    code, out, err = cli("start", "approve_expense", "--id", "e-1", "--wait", "--timeout", "0.2s", "--json")
+    assert code == Exit.TIMEOUT
+    assert json.loads(out)["runtimeStatus"] == "Pending"
+    assert "no orchestrator worker is alive" in err
+    assert "celeriac wait e-1" in err
+    assert cli("wait", "e-1", "--timeout", "100ms")[0] == Exit.TIMEOUT
+
+
+def test_a_piped_watch_prints_changes_and_ends_with_the_instance(cli: Cli, url: str, hub: str) -> None:
+    cli("start", "approve_expense", "--id", "e-1")
+    with Client(url, hub) as client:
+        ending = threading.Timer(0.4, client.terminate, ["e-1"])
+        ending.start()
+        code, out, _ = cli("watch", "e-1")
+        ending.join()
+    assert code == Exit.FAILED
+    words = [line.split(maxsplit=1)[1] for line in out.splitlines()]
+    assert words == ["e-1 approve_expense Pending", "e-1 approve_expense Terminated"]
+
+
+def test_purging_many_asks_first(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("e-1", "e-2", "e-3"):
+        cli("start", "approve_expense", "--id", name)
+    cli("terminate", "e-1")
+    cli("terminate", "e-2")
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    code, _, err = cli("purge", "--all")
+    assert code == Exit.FAILED
+    assert "Remove every finished instance" in err
+    assert cli("purge", "--prefix", "e-1", "--yes")[2] == "Removed 1 instance.\n"
+    assert cli("purge", "--all", "--yes")[2] == "Removed 1 instance.\n"
+    assert [entry["instanceId"] for entry in json.loads(cli("list", "--json")[1])] == ["e-3"]
+
+
+def test_trigger_queues(cli: Cli, hub: str) -> None:
+    assert cli("queue", "push", f"{hub}-orders", "-i", '{"a": 1}') == (0, "", f"1 message in {hub}-orders.\n")
+    assert cli("queue", "poison", f"{hub}-orders")[1] == ""
+    assert json.loads(cli("queue", "poison", f"{hub}-orders", "--json")[1]) == []
+    assert cli("queue", "redrive", f"{hub}-orders")[2].startswith("0 messages put back")
+
+
+def test_workers_when_there_are_none(cli: Cli) -> None:
+    code, out, err = cli("workers")
+    assert (code, out) == (0, "")
+    assert "No process is alive" in err
+    assert json.loads(cli("workers", "--json")[1]) == []
+
+
+def test_doctor(cli: Cli, url: str, hub: str) -> None:
+    code, out, _ = cli("doctor")
+    assert code == 0
+    assert "noeviction" in out
+    code, out, _ = cli("doctor", "--json")
+    report = json.loads(out)
+    assert report["ok"]
+    assert report["facts"]["Settings"]["redis"] == url
+    levels = {check["name"]: check["level"] for check in report["checks"]}
+    assert levels["processes"] == "warn"
+    assert levels["server"] == levels["access"] == levels["serializers"] == "ok"
+    assert "celeriac.cli" in report["facts"]["Imported from"]
+
+
+def test_doctor_refuses_a_redis_that_evicts(cli: Cli, url: str, hub: str) -> None:
+    with Client(url, hub) as client:
+        redis = client._store.client  # the test changes the server itself
+        redis.config_set("maxmemory-policy", "allkeys-lru")
+        try:
+            code, out, _ = cli("doctor")
+        finally:
+            redis.config_set("maxmemory-policy", "noeviction")
+    assert code == Exit.BAD_REDIS
+    assert "set it to noeviction" in out
+
+
+def test_doctor_refuses_an_open_redis_and_survives_one_that_is_not_there(cli: Cli) -> None:
+    code, out, _ = cli("doctor", "--redis", "redis://127.0.0.1:1/0", "--json")
+    assert code == Exit.NO_REDIS
+    assert not json.loads(out)["ok"]
+    code, out, _ = cli("doctor", "--redis", "redis://redis.invalid:6379/0", "--json")
+    levels = {check["name"]: check["level"] for check in json.loads(out)["checks"]}
+    assert levels["access"] == "refuse"

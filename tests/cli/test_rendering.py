@@ -1,0 +1,160 @@
+"""What people see: the words of durations, states, histories and trees, at any width."""
+
+from __future__ import annotations
+
+import io
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from rich.console import Console, RenderableType
+
+from celeriac.celery_app.progress import (
+    ActivityProgress,
+    GroupProgress,
+    InstanceProgress,
+    StepState,
+    TimerProgress,
+)
+from celeriac.celery_app.state import OrchestrationState, Status
+from celeriac.cli import histories, render, trees
+from celeriac.orchestrations import history as kinds
+from celeriac.orchestrations.errors import Attempt, FailureDetails
+
+NOW = datetime.now(UTC)
+
+
+def shown(what: RenderableType, width: int = 80) -> str:
+    out = Console(file=io.StringIO(), width=width, highlight=False)
+    out.print(what)
+    assert isinstance(out.file, io.StringIO)
+    text = out.file.getvalue()
+    assert all(len(line) <= width for line in text.splitlines())
+    return text
+
+
+def state(name: str = "order-1", status: Status = Status.RUNNING, **more: Any) -> OrchestrationState:
+    created = NOW - timedelta(seconds=90)
+    return OrchestrationState(
+        id=name, name="fulfil_order", status=status, created_at=created, updated_at=NOW, **more
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.0, "0 ms"),
+        (0.84, "840 ms"),
+        (12.34, "12.3 s"),
+        (245, "4 min 05 s"),
+        (7500, "2 h 05 min"),
+        (266400, "3 d 02 h"),
+    ],
+)
+def test_durations(seconds: float, words: str) -> None:
+    assert render.duration(seconds) == words
+    assert render.duration(timedelta(seconds=seconds)) == words
+
+
+def test_a_state_says_only_what_there_is() -> None:
+    out = Console(file=io.StringIO(), width=60)
+    render.show_state(out, state(version="2", tags={"shop": "a"}, custom_text='"paid"'))
+    assert isinstance(out.file, io.StringIO)
+    text = out.file.getvalue()
+    for words in ("order-1", "fulfil_order (version 2)", "▸ Running", "shop=a", '"paid"', "1 min 30 s"):
+        assert words in text
+    assert "Failure" not in text
+    assert "Output" not in text
+
+
+def test_a_failure_shows_what_it_came_from() -> None:
+    failure = FailureDetails(
+        error_type="shop.DeclinedError",
+        message="no [money]",
+        inner=FailureDetails(error_type="builtins.OSError"),
+    )
+    text = render.failure_text(failure).plain
+    assert text == "shop.DeclinedError: no [money]\nfrom builtins.OSError: "
+
+
+def test_a_list_keeps_ids_whole_when_it_is_narrow() -> None:
+    long = "a-rather-long-instance-id-that-somebody-chose-" + "x" * 20
+    text = shown(render.state_table([state(long), state(status=Status.FAILED)]), 80)
+    assert long in "".join(line.split("  ")[0] for line in text.splitlines())
+
+
+def test_a_tree_shows_fan_outs_retries_and_children() -> None:
+    retrying = ActivityProgress(
+        seq=4,
+        name="take_payment",
+        attempt=3,
+        state=StepState.RETRYING,
+        retry_at=NOW + timedelta(seconds=30),
+        failures=(Attempt(1, 0, "shop.SilentError", "no answer\nat all"),),
+    )
+    running = tuple(
+        ActivityProgress(seq=n, name=f"copy-{n}", attempt=1, state=StepState.RUNNING, since=NOW)
+        for n in range(20)
+    )
+    child = InstanceProgress(state=state("order-1:0003", custom_text='"[bold]"'), activities=running)
+    progress = InstanceProgress(
+        state=state(),
+        activities=(retrying,),
+        groups=(GroupProgress(seq=9, name="store_file", size=10_000, done=2_500, failed=2),),
+        timers=(TimerProgress(seq=1, due=NOW + timedelta(days=3)),),
+        children=(child,),
+    )
+    text = shown(trees.tree_of(progress), 80)
+    assert "████░" in text
+    assert "2,500/10,000  2 failed" in text
+    assert "take_payment again in " in text
+    assert "attempt 3; SilentError: no answer" in text
+    assert "order-1:0003" in text
+    assert '"[bold]"' in text, "values are not taken for markup"
+    assert "and 12 running" in text
+    assert shown(trees.tree_of(progress), 40)
+
+    seen: dict[str, str] = {}
+    lines = list(trees.changes(progress, seen))
+    assert "order-1 store_file 2500/10000 done, 2 failed" in lines
+    assert "order-1 take_payment retrying, attempt 3 after shop.SilentError: no answer" in lines
+    assert list(trees.changes(progress, seen)) == [], "nothing that only ticks is repeated"
+
+
+def test_a_tree_of_many_children_fits_the_screen() -> None:
+    children = tuple(InstanceProgress(state=state(f"child-{n}")) for n in range(100))
+    text = shown(trees.tree_of(InstanceProgress(state=state(), children=children), height=20))
+    assert len(text.splitlines()) <= 22
+    assert "more children" in text
+
+
+def test_a_history_reads_like_a_story(capsys: pytest.CaptureFixture[str]) -> None:
+    at = int(NOW.timestamp() * 1000)
+    failure = FailureDetails(error_type="builtins.ValueError", message="no")
+    events: list[kinds.AnyEvent] = [
+        kinds.ExecutionStarted(execution="e", instance="i", name="fulfil_order", input='{"a": 1}', at=at),
+        kinds.TaskScheduled(seq=0, name="take_payment", input='[["x"],{}]', at=at),
+        kinds.TaskCompleted(seq=0, result="7", at=at + 1500, attempts=(Attempt(1, at, "E", "m"),)),
+        kinds.GroupScheduled(seq=1, size=3, name="copy", parts="@p1", at=at + 1500),
+        kinds.GroupCompleted(seq=1, failed=1, at=at + 2000),
+        kinds.ExecutionFailed(failure=failure, at=at + 2000),
+    ]
+    histories.show(events)
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    for words in (
+        'fulfil_order {"a": 1}',
+        "  TaskScheduled",
+        '#0 take_payment [["x"],{}]',
+        "#0 take_payment → 7 (after 1 failed attempt)",
+        "+1.5 s",
+        "#1 copy 3 parts",
+        "#1 copy 1 failed",
+        "builtins.ValueError: no",
+    ):
+        assert words in out
+    payload = histories.to_payload(events[2])
+    assert payload["type"] == "TaskCompleted"
+    assert payload["timestamp"].endswith("Z")
+    assert kinds.decode_event(json.dumps(payload)) == events[2], "the JSON can be replayed"

@@ -1,0 +1,190 @@
+"""Real processes: `celeriac orchestrator` and Celery workers, and what happens when they are killed."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celeriac.celery_app.client import Client, OrchestrationState
+from celeriac.celery_app.deadline import EXIT_STUCK
+from celeriac.celery_app.settings import Settings
+from celeriac.celery_app.store import Store
+
+HERE = Path(__file__).parent
+
+
+class Site:
+    """A hub and the processes of this test on it."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        hub = f"p{secrets.token_hex(4)}"
+        self.folder = folder
+        self.settings = Settings(redis_url=url, hub=hub, queue=f"{hub}-queue", apps=("flows_of_processes",))
+        self.store = Store.connect(self.settings)
+        self.client = Client(settings=self.settings, store=self.store)
+        self.running: list[subprocess.Popen[bytes]] = []
+
+    def start(self, *command: str, **environment: str) -> subprocess.Popen[bytes]:
+        """A `celeriac` process; its output goes to a file of the test's folder."""
+        known = self.settings.environment() | {
+            "PYTHONPATH": str(HERE), "FLOWS_NOTES": str(self.folder), **environment,
+        }  # fmt: skip
+        log = (self.folder / f"{command[0]}-{len(self.running)}.log").open("wb")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "celeriac.cli.main", *command],
+            env=os.environ | known, cwd=self.folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        log.close()
+        self.running.append(process)
+        return process
+
+    def orchestrator(self, **environment: str) -> subprocess.Popen[bytes]:
+        before = self.store.client.hlen(self.store.keys.procs)
+        process = self.start("orchestrator", **environment)
+        self.until(lambda: self.store.client.hlen(self.store.keys.procs) > before, process)
+        return process
+
+    def worker(self, pool: str = "threads") -> subprocess.Popen[bytes]:
+        before = self.store.client.hlen(self.store.keys.procs)
+        process = self.start("worker", "--pool", pool, "--concurrency", "4")
+        self.until(lambda: self.store.client.hlen(self.store.keys.procs) > before, process)
+        return process
+
+    def until(self, condition: Any, process: subprocess.Popen[bytes] | None = None, timeout: float = 30) -> Any:
+        end = time.monotonic() + timeout
+        while not (found := condition()):
+            assert time.monotonic() < end, f"not within {timeout} s\n{self.logs()}"
+            assert process is None or process.poll() is None, self.logs()
+            time.sleep(0.02)
+        return found
+
+    def wait(self, instance: str, timeout: float = 60) -> OrchestrationState:
+        try:
+            return self.client.wait(instance, timeout=timeout)
+        except TimeoutError as error:
+            raise AssertionError(f"{error}\n{self.logs()}") from error
+
+    def logs(self) -> str:
+        return "\n".join(f"--- {p.name}\n{p.read_text()[-3000:]}" for p in sorted(self.folder.glob("*.log")))
+
+    def close(self) -> None:
+        for process in self.running:
+            if process.poll() is None:
+                process.terminate()
+        for process in self.running:
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self.store.close()
+
+
+@pytest.fixture
+def site(redis_server: Any, tmp_path: Path) -> Iterator[Site]:
+    """Processes of one test, stopped at its end."""
+    made = Site(redis_server.url, tmp_path)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+def test_a_mixture_on_celery_workers(site: Site, pool: str) -> None:
+    site.worker(pool)
+    site.orchestrator()
+    instance = site.client.start("mixture", "a")
+    state = site.wait(instance)
+    assert (state.status, state.output) == ("Completed", [210, "a", 15]), site.logs()
+
+
+def test_killed_orchestrator(site: Site) -> None:
+    site.worker()
+    first, _second = site.orchestrator(), site.orchestrator()
+    ids = [site.client.start("steps", n) for n in range(40)]
+    site.until(lambda: len(site.client.history(ids[0])) > 4)
+    first.send_signal(signal.SIGKILL)
+    killed = time.monotonic()
+    outputs = [site.wait(i).output for i in ids]
+    assert outputs == [n + 10 for n in range(40)]
+    assert time.monotonic() - killed < 15
+
+
+def test_killed_orchestrator_that_holds_claims(site: Site) -> None:
+    site.worker()
+    first = site.orchestrator()
+    instance = site.client.start("pausing")
+    site.until(lambda: site.store.client.hget(site.store.keys.inst(instance), "stage") == b"2")
+    first.send_signal(signal.SIGKILL)
+    killed = time.monotonic()
+    site.orchestrator()
+    assert site.wait(instance).output == 2
+    assert time.monotonic() - killed < 15
+
+
+def test_killed_worker(site: Site) -> None:
+    first, _second = site.worker("prefork"), site.worker("threads")
+    site.orchestrator()
+    ids = [site.client.start("steps", n) for n in range(40)]
+    site.until(lambda: len(site.client.history(ids[0])) > 4)
+    os.killpg(first.pid, signal.SIGKILL)
+    killed = time.monotonic()
+    assert [site.wait(i).output for i in ids] == [n + 10 for n in range(40)]
+    assert time.monotonic() - killed < 15
+
+
+def test_sigterm_stops_at_once_and_cleanly(site: Site) -> None:
+    process = site.orchestrator()
+    process.terminate()
+    began = time.monotonic()
+    assert process.wait(10) == 0, site.logs()
+    assert time.monotonic() - began < 5
+    assert site.store.client.zcard(site.store.keys.beats) == 0
+
+
+def test_blocking_code_is_interrupted_and_said(site: Site) -> None:
+    site.orchestrator(CELERIAC_TURN_DEADLINE="1", CELERIAC_SLOW_TURN="0.3")
+    instance = site.client.start("blocking")
+    state = site.until(lambda: (s := site.client.get(instance)).waiting and s)
+    assert "ran longer than 1 s" in state.waiting
+    assert "flows_of_processes.py:" in state.waiting
+    assert "must not block" in site.logs()
+    other = site.client.start("fan", 0)
+    assert site.wait(other, 20).output == 0
+
+
+def test_code_that_cannot_be_interrupted_ends_its_process_and_is_charged(site: Site) -> None:
+    fast = {"CELERIAC_TURN_DEADLINE": "0.5", "CELERIAC_LEASE": "1", "CELERIAC_BEAT": "0.2", "CELERIAC_MAX_CRASHES": "1"}
+    first = site.orchestrator(**fast)
+    instance = site.client.start("stubborn")
+    assert first.wait(30) == EXIT_STUCK, site.logs()
+    assert site.start("orchestrator", **fast).wait(30) == EXIT_STUCK, site.logs()
+    site.orchestrator(**fast)
+    state = site.until(lambda: (s := site.client.get(instance)).status == "Suspended" and s)
+    assert "died 1 times" in state.reason
+    site.client.terminate(instance)
+
+
+def test_timed_out_attempts_are_retried_then_fail(site: Site) -> None:
+    site.worker("threads")
+    site.orchestrator()
+    state = site.wait(site.client.start("times_out"), 40)
+    assert state.status == "Failed"
+    assert state.failure is not None
+    assert "ActivityTimeoutError" in state.failure.error_type or state.failure.is_caused_by("ActivityTimeoutError")
+
+
+def test_wide_map_on_real_workers(site: Site) -> None:
+    site.worker("solo")
+    site.orchestrator()
+    state = site.wait(site.client.start("fan", 10_000), 110)
+    assert (state.status, state.output) == ("Completed", sum(range(1, 10_001))), site.logs()
