@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from celeriac.orchestrations._hosting import AttemptInfo
-from celeriac.orchestrations.errors import AuthoringError
+from celeriac.orchestrations.errors import UnknownActivityError
 from celeriac.orchestrations.history import ActivityOptions
 
 from .context import ActivityContext
@@ -27,7 +27,7 @@ def run_hosted(info: AttemptInfo, call: str, replacement: Callable[..., Any] | N
     if replacement is None:
         found = ACTIVITIES.get(info.name)
         if found is None:
-            raise AuthoringError(unknown(info.name, ACTIVITIES.names()))
+            raise UnknownActivityError(unknown(info.name, ACTIVITIES.names()))
     elif isinstance(replacement, Activity):
         found = replacement
     else:

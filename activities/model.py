@@ -36,9 +36,9 @@ class Activity(Generic[P, R]):
     """A reference to an activity: its name, its function and the options of a call."""
 
     def __init__(self, name: str, function: Callable[..., Any], options: ActivityOptions) -> None:
+        functools.update_wrapper(cast("Any", self), function)  # first: it copies the function's attributes
         self.name, self.function, self.options = name, function, options
         self.is_async = inspect.iscoroutinefunction(inspect.unwrap(function))
-        functools.update_wrapper(cast("Any", self), function)
 
     @functools.cached_property
     def signature_(self) -> Signature:
@@ -240,36 +240,38 @@ def make_options(base: ActivityOptions, changes: Mapping[str, Any]) -> ActivityO
     """`base` with an author's values in place; ValueError naming the option that is not acceptable."""
     form: dict[str, Any] = {name: getattr(base, name) for name in ActivityOptions.__struct_fields__}
     for option, value in changes.items():
-        form[option] = _option(option, value)
+        form[option] = _CHECKS[option](option, value)
     return ActivityOptions(**form)
 
 
-def _option(option: str, value: Any) -> Any:
-    match option:
-        case "retry":
-            if value is not None and not isinstance(value, RetryPolicy):
-                raise ValueError(f"retry must be a RetryPolicy or None; got {value!r}")
-            return "" if value is None else value.to_json()
-        case "queue":
-            if not isinstance(value, str) or not _QUEUE.fullmatch(value):
-                raise ValueError(
-                    f"queue must be made of letters, digits and _ . : @ -, at most 128; got {value!r}"
-                )
-            return value
-        case "priority":
-            if type(value) is not int or not 0 <= value <= 9:
-                raise ValueError(f"priority must be a whole number from 0 to 9; got {value!r}")
-            return value
-        case "tags":
-            tags = dict(cast("Mapping[str, str]", value or {}))
-            if not all(isinstance(each, str) for pair in tags.items() for each in pair):
-                raise ValueError(f"tags must map strings to strings; got {value!r}")
-            return tags
-        case _:
-            return _milliseconds(option, value)
+def _retry(option: str, value: Any) -> str:
+    if value is not None and not isinstance(value, RetryPolicy):
+        raise ValueError(f"{option} must be a RetryPolicy or None; got {value!r}")
+    return "" if value is None else value.to_json()
 
 
-def _milliseconds(option: str, value: Seconds) -> int:
+def _queue(option: str, value: Any) -> str:
+    if not isinstance(value, str) or not _QUEUE.fullmatch(value):
+        raise ValueError(
+            f"{option} must be made of letters, digits and _ . : @ -, at most 128; got {value!r}"
+        )
+    return value
+
+
+def _priority(option: str, value: Any) -> int:
+    if type(value) is not int or not 0 <= value <= 9:
+        raise ValueError(f"{option} must be a whole number from 0 to 9; got {value!r}")
+    return value
+
+
+def _tags(option: str, value: Any) -> dict[str, str]:
+    tags = dict(value or {})
+    if not all(isinstance(each, str) for pair in tags.items() for each in pair):
+        raise ValueError(f"{option} must map strings to strings; got {value!r}")
+    return tags
+
+
+def _milliseconds(option: str, value: Any) -> int:
     if value is None:
         return 0
     if isinstance(value, bool) or not isinstance(value, timedelta | int | float):
@@ -278,3 +280,14 @@ def _milliseconds(option: str, value: Seconds) -> int:
     if not 0 < seconds < float("inf"):
         raise ValueError(f"{option} must be longer than nothing; got {value!r}")
     return max(1, round(seconds * 1000))
+
+
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "retry": _retry,
+    "queue": _queue,
+    "priority": _priority,
+    "tags": _tags,
+    "timeout": _milliseconds,
+    "schedule_to_start": _milliseconds,
+    "heartbeat": _milliseconds,
+}

@@ -54,9 +54,11 @@ class _Loop:
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Wait for the coroutine; if the wait is interrupted (a time limit), the coroutine is cancelled."""
         # The coroutine inherits this thread's context variables: call_soon_threadsafe copies them here.
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._running())
+        future = asyncio.run_coroutine_threadsafe(_contained(coroutine), self._running())
         try:
             return future.result()
+        except _Exited as exited:
+            raise exited.error from None
         except concurrent.futures.CancelledError:
             raise RuntimeError(
                 "the activity was cancelled from inside: it raised asyncio.CancelledError"
@@ -90,6 +92,21 @@ class _Loop:
     def forget(self) -> None:
         """In a forked child: the thread did not come along, and the lock may be held by nobody."""
         self._lock, self._thread, self._loop = threading.Lock(), None, None
+
+
+class _Exited(Exception):
+    """Carries a SystemExit or KeyboardInterrupt out of the loop, which it would end."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+        super().__init__(error)
+
+
+async def _contained(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    try:
+        return await coroutine
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise _Exited(error) from error
 
 
 async def _cancel_all() -> None:

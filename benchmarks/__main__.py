@@ -41,7 +41,7 @@ def main() -> None:
     table = Table("workload", "pool", "raw Celery, s", "Celeriac, s", "steps/s", "speed ratio")
     figures: list[dict[str, object]] = []
     with redis_server() as (raw_url, url), Client(redis_url=url) as client:
-        raw_app.app.conf.update(broker_url=raw_url, result_backend=raw_url)
+        raw_app.use(raw_url)
         for shape in options.shape.split(","):
             with fleet(shape, raw_url, url):
                 for workload in chosen:

@@ -45,8 +45,8 @@ def redis_server() -> Iterator[tuple[str, str]]:
     with tempfile.TemporaryDirectory(prefix="celeriac-bench-") as directory:
         redis = embedded.start(Path(directory), appendfsync="everysec")
         try:
-            base = redis.url.rsplit("/", 1)[0]
-            yield f"{base}/1", f"{base}/0"
+            base = redis.url.partition("?")[0]
+            yield f"{base}?db=1", f"{base}?db=0"
         finally:
             redis.stop()
 

@@ -6,11 +6,22 @@ import os
 
 from celery import Celery
 
-url = os.environ.get("BENCH_REDIS_URL", "redis://127.0.0.1:6379/1")
-app = Celery("raw", broker=url, backend=url)
+from celeriac.celery_app.settings import Settings
+
+app = Celery("raw")
 app.conf.update(
     task_serializer="json", result_serializer="json", accept_content=["json"], task_acks_late=True
 )
+
+
+def use(redis_url: str) -> None:
+    """Broker and backend, from a Redis URL as Celeriac spells it."""
+    url = Settings(redis_url=redis_url).celery_broker_url
+    app.conf.update(broker_url=url, result_backend=url)
+
+
+if "BENCH_REDIS_URL" in os.environ:
+    use(os.environ["BENCH_REDIS_URL"])
 
 
 @app.task(name="raw.echo")

@@ -46,7 +46,10 @@ def timed(start: Callable[[], list[Any]], finish: Callable[[list[Any]], list[Any
 
 def collect(handles: list[AsyncResult[Any]]) -> list[Any]:
     # follow_parents=False: otherwise get() re-reads every parent of a chain, to raw Celery's disadvantage.
-    return [h.get(timeout=TIMEOUT, follow_parents=False) for h in handles]
+    values = [h.get(timeout=TIMEOUT, follow_parents=False) for h in handles]
+    for handle in handles:
+        handle.forget()
+    return values
 
 
 def sequence(instances: int, steps: int) -> tuple[Callable[[], float], Callable[[Client], float]]:

@@ -65,7 +65,7 @@ class AsyncClient:
 
     async def run(self, operation: Operation[R]) -> R:
         """Run one operation; for the parts of Celeriac that add verbs, such as the HTTP API."""
-        return await drive_async(operation, self._store, asyncio.sleep)
+        return await drive_async(self.operations.checked(operation), self._store, asyncio.sleep)
 
     # --- instances -------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 from celery import bootsteps
+from celery.concurrency.solo import TaskPool as Solo
 
 from celeriac.orchestrations.errors import RedisUnavailableError, RedisUnsuitableError
 
@@ -36,6 +37,9 @@ class BootCheck(bootsteps.StartStopStep):
                 + "\nRemove these settings from your modules (app.conf, CELERY_CONFIG_MODULE); "
                 "plain Celery tasks with other needs belong in an app and a worker of their own."
             )
+        if issubclass(parent.pool_cls, Solo):
+            # It would sleep in the very thread whose activity it waits for.
+            app.conf.worker_soft_shutdown_timeout = 0
         super().__init__(parent, **kwargs)
 
     def start(self, parent: Any) -> None:

@@ -1,8 +1,9 @@
 """A bounded cache of live executions.
 
-Continuing an execution that is still in memory costs what its next step costs; replaying it costs its whole history.
-An entry is only ever used when it is of the claimed run *and* has applied exactly as many events as the store holds:
-whatever happened meanwhile (another process took a turn, Redis lost a tail), a stale one is dropped, never continued.
+Continuing an execution that is still in memory costs what its next step costs; replaying it costs its whole
+history. An entry is only ever used when it is of the claimed run *and* has applied exactly the events that
+the store holds, by their number and by the last one: whatever happened meanwhile (another process took a
+turn, Redis lost a tail and others wrote a new one), a stale one is dropped, never continued.
 
 `take` removes the entry: an execution whose commit does not come back with OK is simply not `put` again.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import OrderedDict
+from collections.abc import Callable
 
 from celeriac.orchestrations.history import ExecutionStarted
 from celeriac.orchestrations.replay import Execution
@@ -23,29 +25,33 @@ class Live:
     """An execution in memory and the payloads it reads from."""
 
     run: str  # execution id
+    tail: str  # SHA-1 of the last event applied
     started: ExecutionStarted
     execution: Execution
     payloads: RunPayloads
 
 
 class LiveCache:
-    """Least recently used executions first out; `size` 0 keeps none (every turn replays)."""
+    """Least recently used executions first out; `size` 0 keeps none (every turn replays).
 
-    def __init__(self, size: int) -> None:
-        self._size = size
+    `discard` is told of each that goes: closing one may run the author's `finally` blocks.
+    """
+
+    def __init__(self, size: int, discard: Callable[[str, Live], None]) -> None:
+        self._size, self._discard = size, discard
         self._entries: OrderedDict[str, Live] = OrderedDict()
         self.hits = self.misses = 0
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def take(self, instance: str, run: str, length: int) -> Live | None:
-        """The live execution of this run with exactly `length` events applied, and drop any other."""
+    def take(self, instance: str, run: str, length: int, tail: str) -> Live | None:
+        """The live execution of this run that has applied exactly these events; any other is dropped."""
         live = self._entries.pop(instance, None)
-        if live is None or live.run != run or live.execution.history_length != length:
+        if live is None or (live.run, live.execution.history_length, live.tail) != (run, length, tail):
             self.misses += 1
             if live is not None:
-                live.execution.close()
+                self._discard(instance, live)
             return None
         self.hits += 1
         return live
@@ -55,9 +61,9 @@ class LiveCache:
         self._entries[instance] = live
         self._entries.move_to_end(instance)
         while len(self._entries) > self._size:
-            self._entries.popitem(last=False)[1].execution.close()
+            self._discard(*self._entries.popitem(last=False))
 
     def clear(self) -> None:
         """Forget all: Redis was away and may have come back with an older state."""
         while self._entries:
-            self._entries.popitem()[1].execution.close()
+            self._discard(*self._entries.popitem())

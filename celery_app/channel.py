@@ -219,10 +219,8 @@ class Channel(kombu_redis.Channel):
             if inline and flying.buffer:
                 self._guard_rest()
             self._deliver(flying, held)
-            if inline and (not held.ours or monotonic() > until):
+            if inline and (not held.patient or monotonic() > until):
                 break  # let the loop acknowledge it
-        if started and inline:
-            self._wake_loop()
         return started
 
     def _deliver(self, flying: InFlight, held: Held) -> None:
@@ -248,6 +246,10 @@ class Channel(kombu_redis.Channel):
             self._park(flying, held, message, due)
             return
         message["properties"]["delivery_tag"] = held.tag
+        late = self.connection.executor.late
+        held.patient = held.ours or (
+            late is not None and late((message.get("headers") or {}).get("task", ""))
+        )
         try:
             self.connection._deliver(message, held.queue)
         except (ValueError, TypeError, KeyError) as error:
@@ -279,7 +281,7 @@ class Channel(kombu_redis.Channel):
         flying.forget(held.tag)
 
     def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:
-        """The message is done with. The engine's own wait a moment for company, others are told at once."""
+        """The message is done with. A late acknowledgement may wait for company, an early one must not."""
         self._finish(delivery_tag, requeue=False)
 
     def basic_reject(self, delivery_tag: str, requeue: bool = False) -> None:
@@ -296,11 +298,13 @@ class Channel(kombu_redis.Channel):
         if not self.connection.executor.inline:
             flying.pace.note(held.queue, monotonic() - held.started_at)
         loop, here = self.connection.loop, threading.get_ident() == self._thread
-        if not held.ours or requeue or not here or loop is None:
+        if not held.patient or requeue or not here or loop is None:
             self._try(lambda: flying.flush(self.run))
         elif not self._flush_planned:
             self._flush_planned = True
             loop.call_later(self.prefetch_span, self._flush_planned_acks)
+        if here and not self.connection.executor.inline:
+            self.pump()  # now, while the pool's turn of the loop is still to come
 
     def _flush_planned_acks(self) -> None:
         self._flush_planned = False
@@ -377,9 +381,10 @@ class Channel(kombu_redis.Channel):
             self._try(lambda: flying.leave(self.run, dropped() if dropped else None))
         super().close()
 
-    def _wake_loop(self) -> None:
-        # kombu's hub (5.7) polls without a look at callbacks added in its own thread since: without this the
-        # acknowledgement of a task that ran inline would wait for the next event.
+    def wake_loop(self) -> None:
+        """Have the hub go round once more: called when something was started just before it polls."""
+        # Kombu 5.7's hub does not look again by itself. The pool, whose turn may have been before ours, would
+        # write nothing to its children before the next event, and callbacks of inline tasks would wait.
         loop = self.connection.loop if self.connection is not None else None
         waker = getattr(loop, "_waker", None)
         if waker is not None:

@@ -1,7 +1,8 @@
-"""What an orchestrator does beside taking turns: beat, fire timers, promote retries, sweep after the dead, keep time.
+"""What an orchestrator does beside taking turns: beat, fire timers, promote retries, sweep after the dead,
+keep time.
 
-Each chore is one bounded call that rides in the pipeline of the loop when it is due. Nothing here has a thread of its
-own, so a loop that does not tick does not beat.
+Each chore is one bounded call that rides in the pipeline of the loop when it is due. Nothing here has a
+thread of its own, so a loop that does not tick does not beat.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ LOOK_EVERY = (
     1.0  # seconds after which timers and parked messages are looked at though none was known to be due
 )
 CLOCK_EVERY = 10.0
+SOONEST = 0.002  # seconds, should this clock be ahead of Redis'
 AGAIN = 0.05  # seconds until the next call of a chore that has more to do
 
 
 class Clock:
-    """Redis' time without asking for it: its distance from this process' own clock is measured now and then."""
+    """Redis' time without asking for it: its distance from this process' own clock is measured now and
+    then."""
 
     def __init__(self) -> None:
         self._ahead = time.time() - time.monotonic()
@@ -102,7 +105,9 @@ class Chores:
         now = time.monotonic()
         if moved >= LIMIT:
             return now
-        return min(now + LOOK_EVERY, self.clock.when(next_due)) if next_due > 0 else now + LOOK_EVERY
+        if next_due <= 0:
+            return now + LOOK_EVERY
+        return min(now + LOOK_EVERY, max(now + SOONEST, self.clock.when(next_due)))
 
     def _set_clock(self, reply: Any) -> float:
         self.clock.set(reply)

@@ -28,7 +28,7 @@ from .queues import LostListenerError, PoisonMessage, QueueSizes, TakenMessage
 from .settings import Settings
 from .starting import OnConflict
 from .state import OrchestrationFailedError, OrchestrationState, Page, Status
-from .store import Store, StoreError
+from .store import LimitError, Store, StoreError
 from .store.endings import endings_of
 from .waiting import check_timeout, until_ended
 
@@ -36,6 +36,7 @@ __all__ = [
     "AsyncClient",
     "Client",
     "InstanceProgress",
+    "LimitError",
     "LostListenerError",
     "OnConflict",
     "OrchestrationFailedError",
@@ -86,7 +87,7 @@ class Client:
 
     def run(self, operation: Operation[R]) -> R:
         """Run one operation; for the parts of Celeriac that add verbs, such as the triggers."""
-        return drive(operation, self._store)
+        return drive(self.operations.checked(operation), self._store)
 
     # --- instances -------------------------------------------------------------------------------
 

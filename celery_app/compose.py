@@ -1,4 +1,5 @@
-"""Where the parts of an orchestrator process meet: settings, the user's modules, the store, the loop, the triggers."""
+"""Where the parts of an orchestrator process meet: settings, the user's modules, the store, the loop, the
+triggers."""
 
 from __future__ import annotations
 
@@ -7,17 +8,16 @@ import signal
 import types
 
 from celeriac.activities import ACTIVITIES
+from celeriac.celery_app.app import create_app
+from celeriac.celery_app.client import Client
+from celeriac.celery_app.emission import Emitter
+from celeriac.celery_app.settings import Settings
+from celeriac.celery_app.store import Store
+from celeriac.celery_app.store.server import check_server, ensure_suitable, info, note_schema
+from celeriac.celery_app.triggers.queue import QueueTriggers
+from celeriac.celery_app.worker import OrchestratorWorker
 from celeriac.orchestrations.registry import REGISTRY
 from celeriac.orchestrations.triggers import TRIGGERS
-
-from .app import create_app
-from .client import Client
-from .emission import Emitter
-from .settings import Settings
-from .store import Store
-from .store.server import check_server, ensure_suitable, info, note_schema
-from .triggers.queue import QueueTriggers
-from .worker import OrchestratorWorker
 
 __all__ = ["run_orchestrator"]
 

@@ -1,16 +1,17 @@
 """A deadline for the author's code.
 
-Author code runs inside the orchestrator's loop, so a turn that blocks holds up every instance of the process. A
-watching thread sees how long the current turn has run, at no cost to the turn itself, and
+Author code runs inside the orchestrator's loop, so a turn that blocks holds up every instance of the
+process. A watching thread sees how long the current turn has run, at no cost to the turn itself, and
 
 - past `slow` seconds reports it once, by instance, orchestrator and the source line it stands at;
-- past `limit` seconds has `TurnDeadlineError` raised in the author's code (a signal, so that a blocking call is
-  interrupted too; only possible when the loop runs in the main thread);
-- `grace` seconds later ends the process with `EXIT_STUCK`. The instance is then charged by the store: it is claimed
-  alone next time, and suspended when it does this again and again.
+- past `limit` seconds has `TurnDeadlineError` raised in the author's code (a signal, so that a blocking
+  call is interrupted too; only possible when the loop runs in the main thread);
+- `grace` seconds later ends the process with `EXIT_STUCK`. The instance is then charged by the store: it is
+  claimed alone next time, and suspended when it does this again and again.
 
-Code in C that never lets another thread run would stop the watcher as well. So the watcher keeps pushing back a timer
-of faulthandler, which needs no interpreter: when nobody pushes it any more, it prints all stacks and ends the process.
+Code in C that never lets another thread run would stop the watcher as well. So the watcher keeps pushing
+back a timer of faulthandler, which needs no interpreter: when nobody pushes it any more, it prints all
+stacks and ends the process.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import threading
 import time
 import types
 from collections.abc import Iterator
+from typing import Any
 
 logger = logging.getLogger("celeriac.orchestrator")
 
@@ -45,7 +47,7 @@ class TurnGuard:
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self._watched: int = 0
-        self._previous: object = None
+        self._previous: Any = signal.SIG_DFL
         self._owns_process = False
 
     def start(self) -> None:
@@ -53,7 +55,7 @@ class TurnGuard:
         self._watched = threading.get_ident()
         self._owns_process = threading.current_thread() is threading.main_thread()
         if self._owns_process:
-            self._previous = signal.signal(signal.SIGALRM, self._on_alarm)
+            self._previous = signal.signal(signal.SIGALRM, self._on_alarm) or signal.SIG_DFL
         self._thread = threading.Thread(target=self._look, name="celeriac-turn-guard", daemon=True)
         self._thread.start()
 
@@ -63,7 +65,7 @@ class TurnGuard:
         if self._thread is not None:
             self._thread.join()
         if self._owns_process:
-            signal.signal(signal.SIGALRM, self._previous or signal.SIG_DFL)  # pyright: ignore[reportArgumentType]
+            signal.signal(signal.SIGALRM, self._previous)
 
     @contextlib.contextmanager
     def watch(self, instance: str, orchestrator: str, file: str) -> Iterator[None]:
@@ -107,7 +109,8 @@ class TurnGuard:
 
     def _push_back(self) -> None:
         """Re-arm the timer that ends the process when this thread is no longer run at all."""
-        # Without a stderr that is a file (under a test runner, say) there is no such timer; the rest still holds.
+        # Without a stderr that is a file (under a test runner, say) there is no such timer; the rest still
+        # holds.
         with contextlib.suppress(RuntimeError, ValueError, AttributeError, OSError):
             faulthandler.dump_traceback_later(self._limit + 2 * self._grace + 5, exit=True)
 
@@ -116,8 +119,8 @@ class TurnGuard:
 
     def _end_process(self, turn: _Turn, spent: float) -> None:
         logger.critical(
-            "the turn of %s (%s) did not return for %.1f s, %s: this process ends, another one takes over its work "
-            "and tries this instance alone",
+            "the turn of %s (%s) did not return for %.1f s, %s: this process ends, "
+            "another one takes over its work and tries this instance alone",
             turn.instance, turn.orchestrator, spent, self._where(turn),
         )  # fmt: skip
         logging.shutdown()

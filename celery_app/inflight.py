@@ -78,17 +78,14 @@ class Held:
     incarnation: str
     raw: bytes
     taken_at: float
+    ours: bool  # a message of the engine: running it twice is harmless to its step
     started_at: float = 0.0
+    patient: bool = False  # its acknowledgement may wait for company
 
     @property
     def tag(self) -> str:
         """The delivery tag under which Celery knows it."""
         return str(self.number)
-
-    @property
-    def ours(self) -> bool:
-        """Whether it is a message of the engine, so that running it twice is harmless to its step."""
-        return STEP_MARK in self.raw
 
 
 @dataclass(slots=True)
@@ -170,11 +167,14 @@ class InFlight:
         now = monotonic()
         with self.lock:
             for number, queue, message in taken.messages:
-                self.buffer.append(Held(number, queues[queue], incarnation, message, now))
+                self.buffer.append(
+                    Held(number, queues[queue], incarnation, message, now, STEP_MARK in message)
+                )
 
     def hold(self, incarnation: str, message: tuple[int, int, bytes], queue: str) -> Held:
         """One message taken by itself; it counts as running."""
-        held = Held(message[0], queue, incarnation, message[2], monotonic(), monotonic())
+        now, ours = monotonic(), STEP_MARK in message[2]
+        held = Held(message[0], queue, incarnation, message[2], now, ours, now)
         with self.lock:
             self.running[held.tag] = held
         return held

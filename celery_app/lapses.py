@@ -1,7 +1,8 @@
-"""Deadlines of activity attempts that have passed: the attempt has failed with a time-out, and its policy decides.
+"""Deadlines of activity attempts that have passed: the attempt has failed with a time-out, and its policy
+decides.
 
-The sweep finds them, on whichever orchestrator runs it. What the step calls and how it is to be retried is read from
-the instance's history: this is rare, so nothing is kept for it.
+The sweep finds them, on whichever orchestrator runs it. What the step calls and how it is to be retried is
+read from the instance's history: this is rare, so nothing is kept for it.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Lapses:
         self._reader = Reader(store)
 
     def judge(self, lapsed: Sequence[Lapsed]) -> None:
-        """Park the next attempt of each, or end its step. One that ended meanwhile is left alone by the scripts."""
+        """Park the next attempt of each, or end its step. The scripts leave alone what ended meanwhile."""
         for one in lapsed:
             step = self._step(one)
             if step is None:

@@ -1,6 +1,7 @@
 """Every verb of the client, written once: check, build the call, read the reply (see driving.py).
 
-`Operations` belongs to one client. It holds settings and no state of its own, so threads may share it.
+`Operations` belongs to one client. Threads may share it: it holds settings, and whether
+this Redis has been found suitable.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
@@ -34,10 +35,12 @@ from .queues import Queues
 from .settings import Settings
 from .starting import OnConflict, Orchestrator, Starting
 from .state import FINAL, OrchestrationState, Page, Status, millis, moment
-from .store import GoneError, Keys, instances, payloads, views
+from .store import GoneError, Keys, instances, payloads, server, views
 from .store.records import InstanceRecord, Query, StartReply, open_text
 
 StatusFilter: TypeAlias = "Status | str | Iterable[Status | str] | None"
+
+R = TypeVar("R")
 
 CHUNK = 1000  # history events read at once
 PURGE_CHUNK = 100
@@ -51,9 +54,18 @@ class Operations:
     def __init__(self, settings: Settings, registry: Registry) -> None:
         self.settings = settings
         self.keys = Keys(settings.hub)
+        self._suitable = False  # not yet known
         self.inspection = Inspection(self.keys, self.get)
         self.starting = Starting(settings, registry, self.inspection.served)
         self.queues = Queues(self.keys, settings, self.starting)
+
+    def checked(self, operation: Operation[R]) -> Operation[R]:
+        """The operation; the first one of a client first makes sure that this Redis may be used at all."""
+        if not self._suitable:
+            server.ensure_suitable(server.check_server((yield from ask(server.info()))))
+            yield from ask(server.note_schema(self.keys))
+            self._suitable = True
+        return (yield from operation)
 
     def channel(self, instance_id: str) -> str:
         """Where the end of the instance is published."""

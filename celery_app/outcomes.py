@@ -40,6 +40,7 @@ T = TypeVar("T")
 
 FIRST_PAUSE: Final = 0.05
 MAX_PAUSE: Final = 2.0
+COMPLAIN_EVERY: Final = 30.0
 GRACE: Final = 5.0  # seconds that an outcome is still tried to be written after the worker was asked to stop
 
 
@@ -133,7 +134,7 @@ class OutcomeWriter:
 
     def settle(self, call: Call[T]) -> T:
         """Run a call until it is answered; Reject when the worker stops before that."""
-        pause, give_up_at, complained = FIRST_PAUSE, 0.0, False
+        pause, give_up_at, complain_at = FIRST_PAUSE, 0.0, 0.0
         while True:
             try:
                 return self._runtime.store.run(call)
@@ -147,9 +148,9 @@ class OutcomeWriter:
                         raise Reject(error, requeue=True) from error
                     time.sleep(random.uniform(0.1, 0.5))
                     continue
-                if not complained:
+                if time.monotonic() >= complain_at:
                     logger.warning("an outcome cannot be written yet, trying on: %s", error)
-                    complained = True
+                    complain_at = time.monotonic() + COMPLAIN_EVERY
                 self._runtime.wait(random.uniform(pause / 2, pause))
                 pause = min(MAX_PAUSE, pause * 2)
 

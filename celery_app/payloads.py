@@ -1,12 +1,14 @@
 """Payloads: what the core reads beside the history, and how the engine puts big texts aside.
 
-Reading. `RunPayloads` answers the core's `Payloads` protocol for one run. The worker finds out with `wants` what a
-turn will ask for and gives it with `give` before author code runs. A large value that the author only looks at in a
-later turn is no longer there then (memory stays bounded by a turn); it is fetched again through `missing`.
+Reading. `RunPayloads` answers the core's `Payloads` protocol for one run. The worker finds out with `wants`
+what a turn will ask for and gives it with `give` before author code runs. A large value that the author
+only looks at in a later turn is no longer there then (memory stays bounded by a turn); it is fetched again
+through `missing`.
 
-Writing. `Aside` decides for each text of a turn whether it stays in the event or is staged under the execution and
-referred to as `@field`. The parts of a wide group are staged as several fields of `PARTS_CHUNK` parts each, so that a
-window is emitted without reading all of them: the reference `@p7c*12` stands for the fields `p7c.0` ... `p7c.11`.
+Writing. `Aside` decides for each text of a turn whether it stays in the event or is staged under the
+execution and referred to as `@field`. The parts of a wide group are staged as several fields of
+`PARTS_CHUNK` parts each, so that a window is emitted without reading all of them: the reference `@p7c*12`
+stands for the fields `p7c.0` ... `p7c.11`.
 """
 
 from __future__ import annotations
@@ -16,7 +18,14 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from celeriac.orchestrations.errors import PayloadTooLargeError
-from celeriac.orchestrations.history import AnyEvent, GroupCompleted, GroupScheduled, Part, PartOutcome
+from celeriac.orchestrations.history import (
+    AnyEvent,
+    GroupCompleted,
+    GroupScheduled,
+    Part,
+    PartOutcome,
+    TaskCancelled,
+)
 
 PARTS_CHUNK = 1000
 _TEXTS = ("input", "result", "output", "value", "parts")  # the fields of events that hold payloads
@@ -36,6 +45,7 @@ class RunPayloads:
         self._texts: dict[str, str] = {}
         self._groups: dict[int, list[PartOutcome]] = {}
         self._scheduled: dict[int, GroupScheduled] = {}
+        self.cancelled: set[int] = set()  # steps that the author cancelled
 
     def text(self, ref: str) -> str:
         """The JSON text that `ref` stands for; a text that is no reference is its own."""
@@ -54,10 +64,12 @@ class RunPayloads:
         return self._groups[seq]
 
     def note(self, events: Iterable[AnyEvent]) -> None:
-        """Remember the groups among these recorded events."""
+        """Remember what later windows need to know of these recorded events."""
         for event in events:
             if type(event) is GroupScheduled:
                 self._scheduled[event.seq] = event
+            elif type(event) is TaskCancelled:
+                self.cancelled.add(event.seq)
 
     def scheduled(self, seq: int) -> GroupScheduled | None:
         """The group that `note` has seen under this seq."""
@@ -123,8 +135,8 @@ class Aside:
         self.staged: dict[str, str] = {}
 
     def put(self, text: str | None, field: str, what: str, over: int = 0) -> str | None:
-        """`text` itself when it is small (`over` bytes, else the limit of this turn), or a reference to where it
-        is staged. Raises PayloadTooLargeError, naming `what`, over the hard limit.
+        """`text` itself when it is small (`over` bytes, else the limit of this turn), or a reference to
+        where it is staged. Raises PayloadTooLargeError, naming `what`, over the hard limit.
         """
         over = over or self._over
         if text is None or text.startswith("@") or len(text) <= over // 4:

@@ -1,8 +1,9 @@
 """What a batch of turns needs to read, in as few round trips as can be.
 
-`histories` reads whole histories; `prepare` reads what the turns will ask for: payloads that the new events refer to,
-outcomes of finished groups, and for groups that want their next window where they stand and the parts that come next.
-Wide things come in chunks of a thousand. Reads of one instance that fail are answered for that instance alone.
+`histories` reads whole histories; `prepare` reads what the turns will ask for: payloads that the new events
+refer to, outcomes of finished groups, and for groups that want their next window where they stand and the
+parts that come next. Wide things come in chunks of a thousand. Reads of one instance that fail are answered
+for that instance alone.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from celery.concurrency.base import BasePool
 from celery.exceptions import Reject, Terminated, TimeLimitExceeded, WorkerLostError
 from celery.worker.request import Request
 
@@ -63,6 +64,14 @@ class ActivityRequest(Request):
             )
         )
         return None
+
+    def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
+        """Stop the attempt, at a cold shutdown. What a pool cannot kill ends by itself, or with the process.
+
+        Celery would raise NotImplementedError there, in the solo pool even inside the activity.
+        """
+        if type(pool).terminate_job is not BasePool.terminate_job:
+            super().cancel(pool, signal, emit_retry)
 
     def acknowledge(self) -> None:
         """Acknowledge, or remember to do it once the outcome is written."""

@@ -82,7 +82,11 @@ def judge(
         return Again(UNKNOWN_DELAY, Notes(notes.lost, notes.spared + 1, since))
     if not header.options.retry or _is_final(failure):
         return None
-    policy = RetryPolicy.from_json(header.options.retry)
+    try:
+        policy = RetryPolicy.from_json(header.options.retry)
+    except (ValueError, msgspec.MsgspecError):
+        logger.exception("the retry policy of %s is no policy; it is not tried again", step.name)
+        return None
     attempt = step.task.attempt - notes.spared
     verdict = None
     if policy.handler is not None and asked_delay is None:

@@ -29,6 +29,7 @@ class Executor:
     """What runs the messages of a transport. The default is a plain kombu consumer."""
 
     slots: Callable[[], int] | None = None  # how many run at once; None: as many as the consumer prefetches
+    late: Callable[[str], bool] | None = None  # whether a task of this name is acknowledged after it ran
     inline: bool = False  # a message has been run when its delivery returns (solo pool)
     dropped: Callable[[], set[str]] | None = (
         None  # delivery tags started but not to be finished if the channel closes
@@ -41,7 +42,8 @@ class Poller(kombu_redis.MultiChannelPoller):
     def on_poll_start(self) -> None:
         """Before each wait: start what there is room for, then ask Redis for more."""
         for channel in tuple(self._channels):
-            channel.pump()
+            if channel.pump():
+                channel.wake_loop()
         super().on_poll_start()
 
     def get(self, callback: Any, timeout: float | None = None) -> Any:

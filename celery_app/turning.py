@@ -1,17 +1,18 @@
 """From claimed instances to what is sent back: continue or replay each, and translate its turn.
 
-All reads of a batch come first (see reading.py), then author code runs, under the guard. Whatever goes wrong with one
-instance concerns that one: it is answered with a commit that fails it, or handed back to wait for a reason that
-its status shows.
+All reads of a batch come first (see reading.py), then author code runs, under the guard. Whatever goes
+wrong with one instance concerns that one: it is answered with a commit that fails it, or handed back to
+wait for a reason that its status shows.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from celeriac.orchestrations.errors import (
     NonDeterminismError,
@@ -35,6 +36,7 @@ from .windows import Run, World, emit_window
 
 logger = logging.getLogger("celeriac.orchestrator")
 
+HISTORY_AT_ONCE = 50_000  # events
 SLICE = 100  # inbox items applied before the size of the turn is looked at
 UNSERVED_GRACE = 5.0  # seconds for which an orchestrator that nobody ever served is waited for
 KNOWN_ELSEWHERE = 200  # ms until an instance that others can run is offered again
@@ -115,7 +117,7 @@ class Turner:
             clock,
             tick,
         )
-        self.cache = LiveCache(world.settings.cache_size)
+        self.cache = LiveCache(world.settings.cache_size, self._discard)
         self._tries: OrderedDict[str, int] = OrderedDict()
         self._first_seen: OrderedDict[str, float] = OrderedDict()
 
@@ -129,10 +131,18 @@ class Turner:
                 jobs.append(job)
             else:
                 answers.append(job)
+        for portion in _portions(jobs):
+            self._read(portion)
+            for job in portion:
+                self._tick()
+                answers.append(self._turn(job))
+        return answers
+
+    def _read(self, jobs: Sequence[_Job]) -> None:
+        """The histories of what is not live, then what all these turns will ask for."""
         cold = [job for job in jobs if job.live is None and job.claimed.history_length]
-        for job, history in zip(
-            cold, self._reader.histories(job.claimed.instance for job in cold), strict=True
-        ):
+        histories = self._reader.histories([job.claimed.instance for job in cold])
+        for job, history in zip(cold, histories, strict=True):
             if isinstance(history, Exception):
                 job.need.error = history
             else:
@@ -140,10 +150,6 @@ class Turner:
                 job.need.payloads.note(history)
                 job.need.events = [*history, *job.events]
         self._reader.prepare([job.need for job in jobs])
-        for job in jobs:
-            self._tick()
-            answers.append(self._turn(job))
-        return answers
 
     # --- who runs it, and what there is to apply ---
 
@@ -168,7 +174,7 @@ class Turner:
                     at.append(i)
         except ValueError as error:
             return self._wait(claimed, f"its inbox cannot be read by this release: {error}")
-        live = self.cache.take(claimed.instance, claimed.execution, claimed.history_length)
+        live = self.cache.take(claimed.instance, claimed.execution, claimed.history_length, claimed.tail)
         payloads = (
             live.payloads
             if live is not None
@@ -217,12 +223,13 @@ class Turner:
     # --- the turn ---
 
     def _turn(self, job: _Job) -> Done | Wait:
-        claimed, definition = job.claimed, job.definition
+        claimed = job.claimed
         if job.need.error is not None:
             return self._wait(claimed, f"its history or payloads cannot be read: {job.need.error}")
         try:
-            with self._guard.watch(claimed.instance, claimed.name, _file(definition)):
+            with self._guard.watch(claimed.instance, claimed.name, _file(job.definition)):
                 live, turn = self._apply(job)
+            done = self._answer(job, live, turn)
         except NonDeterminismError as error:
             return self._wait(claimed, str(error))
         except TurnDeadlineError as error:
@@ -234,12 +241,28 @@ class Turner:
         finally:
             job.need.payloads.forget()
         self._tries.pop(claimed.instance, None)
-        pinned = definition.version if not claimed.history_length and not claimed.version else ""
+        return done
+
+    def _answer(self, job: _Job, live: Live, turn: Turn) -> Done | Wait:
+        """What the turn means for the store."""
+        claimed = job.claimed
+        pinned = job.definition.version if not claimed.history_length and not claimed.version else ""
         run = self._run(claimed, live.started, pinned)
         draft = self._translate(turn, run)
-        self._consume(job, turn, draft, run)
         live.payloads.note(draft.recorded)
+        self._consume(job, turn, draft, run)
+        if draft.commit.events:
+            live.tail = hashlib.sha1(draft.commit.events[-1], usedforsecurity=False).hexdigest()
         return self._done(claimed, draft, None if draft.ends else live)
+
+    def _discard(self, instance: str, live: Live) -> None:
+        """Let an execution go. Its `finally` blocks run now, under the guard too."""
+        definition = live.execution.definition
+        try:
+            with self._guard.watch(instance, definition.name, _file(definition)):
+                live.execution.close()
+        except (Exception, TurnDeadlineError) as error:  # noqa: BLE001  the author's code, and nothing hangs on it
+            logger.warning("%s (%s) could not be closed: %s", instance, definition.name, error)
 
     def _apply(self, job: _Job) -> tuple[Live, Turn]:
         """Run the author's code over the new events, as many as one commit should carry."""
@@ -251,7 +274,7 @@ class Turner:
                     f"the history begins with {type(started).__name__}, not with ExecutionStarted"
                 )
             execution = Execution(job.definition, job.need.payloads)
-            live = Live(job.claimed.execution, started, execution, job.need.payloads)
+            live = Live(job.claimed.execution, job.claimed.tail, started, execution, job.need.payloads)
             if job.history:
                 execution.replay(job.history)
         turn = live.execution.advance(job.events[:SLICE])
@@ -271,7 +294,7 @@ class Turner:
         return draft
 
     def _consume(self, job: _Job, turn: Turn, draft: Draft, run: Run) -> None:
-        """How much of the controls and the inbox this commit takes; windows that are wanted in that stretch go out."""
+        """How much of the controls and the inbox this commit takes; windows wanted in that stretch go out."""
         commit, controls = draft.commit, len(job.claimed.controls)
         commit.controls = min(turn.consumed, controls)
         applied = turn.consumed - commit.controls
@@ -287,7 +310,7 @@ class Turner:
             if len(commit.messages) + len(window.parts) > FULL and commit.messages:
                 commit.inbox = position  # the rest in the next turn
                 break
-            commit.messages += emit_window(run, self._world, window)
+            commit.messages += emit_window(run, self._world, window, job.need.payloads.cancelled)
             commit.emits.append(window.emit)
 
     def _done(self, claimed: Claimed, draft: Draft, live: Live | None) -> Done | Wait:
@@ -325,6 +348,21 @@ class Turner:
             "%s (%s) waits, next try in %g s: %s", claimed.instance, claimed.name, delay / 1000, reason
         )
         return Wait(claimed, delay, reason)
+
+
+def _portions(jobs: Sequence[_Job]) -> Iterator[list[_Job]]:
+    """Jobs whose histories are read at once: as many as have about HISTORY_AT_ONCE events together."""
+    portion: list[_Job] = []
+    size = 0
+    for job in jobs:
+        length = job.claimed.history_length if job.live is None else 0
+        if portion and size + length > HISTORY_AT_ONCE:
+            yield portion
+            portion, size = [], 0
+        portion.append(job)
+        size += length
+    if portion:
+        yield portion
 
 
 def _bound(remembered: OrderedDict[str, object] | OrderedDict[str, int] | OrderedDict[str, float]) -> None:

@@ -1,10 +1,10 @@
 """What a turn of the core means for the store: pure translation, no IO.
 
-`translate` makes one `Draft` of a `Turn`: the store's `Commit` and the texts to stage before it. What one command
-asks for and cannot be had (an unknown activity, an input over the limit, a message that cannot be built) fails that
-command alone: the failure goes into the instance's own inbox with the same commit, as if a worker had reported it.
-What fails the instance itself (an output over the limit) becomes a commit that ends it as Failed. Nothing an author
-wrote makes this module raise.
+`translate` makes one `Draft` of a `Turn`: the store's `Commit` and the texts to stage before it. What one
+command asks for and cannot be had (an unknown activity, an input over the limit, a message that cannot be
+built) fails that command alone: the failure goes into the instance's own inbox with the same commit, as if
+a worker had reported it. What fails the instance itself (an output over the limit) becomes a commit that
+ends it as Failed. Nothing an author wrote makes this module raise.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ class _Translation:
             call = self.aside.put(event.input, f"p{event.seq}i", f"the input of activity {event.name}")
             task = TaskId(self.run.execution, event.seq, 1, self.run.instance)
             step = open_step(self.run, self.world, task, event.name, call or "", event.options, None)
-        except Exception as error:  # noqa: BLE001  whatever it is, it fails this task and must not stop the loop
+        except Exception as error:  # noqa: BLE001  whatever it is, it fails this task and stops nothing else
             self.commit.own.append(open_text(TaskFailed(seq=event.seq, failure=failure_from(error))))
             return self._without_input(event)
         self.commit.messages.append(step)
@@ -199,8 +199,9 @@ class _Translation:
         return msgspec.structs.replace(event, parts=text)
 
     def _part(self, event: GroupScheduled, index: int, part: Part) -> Part:
-        """The part as it is kept. One that nobody can run is emitted all the same, and failed after the commit:
-        should this process die in between, a worker finds out."""
+        """The part as it is kept. One that nobody can run is emitted all the same, and failed after the
+        commit: should this process die in between, a worker finds out.
+        """
         if not self.world.knows(part.name):
             failure = failure_from(UnknownActivityError(unknown_activity(part.name)))
             task = TaskId(self.run.execution, event.seq + index, 1, self.run.instance)

@@ -1,4 +1,5 @@
-"""What sends activity messages out: the run they belong to, the world they are made in, the windows of groups.
+"""What sends activity messages out: the run they belong to, the world they are made in, the windows of
+groups.
 
 Shared by the reader, which finds out what the next window of a group is, and by the translation of turns.
 """
@@ -6,7 +7,7 @@ Shared by the reader, which finds out what the next window of a group is, and by
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 
 from celeriac.orchestrations.history import ActivityOptions, ExecutionStarted, Part
 
@@ -55,9 +56,15 @@ class Window:
         return GroupEmit(self.seq, self.start, self.start + len(self.parts))
 
 
-def emit_window(run: Run, world: World, window: Window) -> list[OpenedStep]:
-    """The messages of one window of a group."""
-    return [_grouped_step(run, world, window, window.start + i, part) for i, part in enumerate(window.parts)]
+def emit_window(
+    run: Run, world: World, window: Window, cancelled: Set[int] = frozenset()
+) -> list[OpenedStep]:
+    """The messages of one window of a group, but of the parts (by seq) that were cancelled meanwhile."""
+    return [
+        _grouped_step(run, world, window, index, part)
+        for index, part in enumerate(window.parts, window.start)
+        if window.seq + index not in cancelled
+    ]
 
 
 def _grouped_step(run: Run, world: World, window: Window, index: int, part: Part) -> OpenedStep:

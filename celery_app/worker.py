@@ -1,12 +1,14 @@
 """The orchestrator worker: claim, take turns, commit, in one loop.
 
-Each tick is one pipeline: the commits of the last batch, the chores that are due (see chores.py) and the claim of the
-next batch; then the turns of that batch are taken in memory (see turning.py). With nothing to do the loop blocks on the
-wake list until something becomes ready or a timer is due, a second at most, so a lost wake-up costs a second.
+Each tick is one pipeline: the commits of the last batch, the chores that are due (see chores.py) and the
+claim of the next batch; then the turns of that batch are taken in memory (see turning.py). With nothing to
+do the loop blocks on the wake list until something becomes ready or a timer is due, a second at most, so a
+lost wake-up costs a second.
 
-What a failure costs. A commit that did not come back with OK: the live execution is dropped, and whoever claims the
-instance next replays it. Redis away, or this process taken for dead while it stood still: the loop tries again with
-growing, jittered pauses, hands back what was claimed in its name, and goes on under a new name with an empty cache.
+What a failure costs. A commit that did not come back with OK: the live execution is dropped, and whoever
+claims the instance next replays it. Redis away, or this process taken for dead while it stood still: the
+loop tries again with growing, jittered pauses, hands back what was claimed in its name, and goes on under a
+new name with an empty cache.
 
 Imports neither celery nor redis.
 """
@@ -20,7 +22,7 @@ import random
 import secrets
 import socket
 import sys
-import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -78,7 +80,7 @@ class OrchestratorWorker:
         self._keys = store.keys
         self._activities = set(activities)
         self._served = Served(self._activities)
-        self._stopping = threading.Event()
+        self._stopping = False  # a plain flag: taking a lock in a signal handler can deadlock
         self.incarnation = ""
         self._claims = 0  # the number of the next claim of this incarnation
         self._answers: list[Done | Wait] = []  # turns taken and not yet sent
@@ -99,7 +101,7 @@ class OrchestratorWorker:
         self._guard.start()
         try:
             self._until_done(self._join)
-            while not self._stopping.is_set():
+            while not self._stopping:
                 self._safely(self._tick)
             self._leave()
         finally:
@@ -108,10 +110,10 @@ class OrchestratorWorker:
 
     def stop(self) -> None:
         """End `run()` after the present batch."""
-        self._stopping.set()
+        self._stopping = True
 
     def _join(self) -> None:
-        """Become known under a fresh name; what it serves is known before, so whoever sees it can start that."""
+        """Become known under a fresh name. What it serves is known before: who sees it can start that."""
         self._announce()
         self.incarnation = f"o{secrets.token_hex(8)}"
         self._claims = 0
@@ -151,7 +153,7 @@ class OrchestratorWorker:
         self._served.activities = {key[2:] for key in found if key[:2] == "a "}
 
     def _leave(self) -> None:
-        """Send the last turns, hand back what is claimed, stop being known. Redis being away is left to the sweep."""
+        """Send the last turns, hand back what is claimed, be forgotten. What fails is left to the sweep."""
         try:
             self._settle(self._store.run_all(self._calls_of(self._answers)))
             while self._store.run(turns.hand_back(self._keys, self.incarnation)):
@@ -193,7 +195,7 @@ class OrchestratorWorker:
     def _await_work(self) -> None:
         """Block until something may be ready, a chore is due, or a second has passed."""
         timeout = self._chores.idle_for(LONGEST_BLOCK)
-        if timeout > 0 and not self._stopping.is_set():
+        if timeout > 0 and not self._stopping:
             self._store.run(command("BRPOP", self._keys.wake, f"{max(timeout, 0.001):.3f}", idempotent=False))
 
     def _stage(self) -> None:
@@ -290,18 +292,19 @@ class OrchestratorWorker:
         except StoreError as error:
             # Redis is full, read-only or loading: nothing can be done but to try again, not too fast.
             logger.error("Redis refused: %s", error)
-            self._stopping.wait(random.uniform(0.5, 1.5))
+            self._pause(random.uniform(0.5, 1.5))
         except Exception:
-            # A defect of ours. To end would leave the work to a process with the same defect, and charge instances.
+            # A defect of ours. To end would leave the work to a process with the same defect, and charge
+            # instances.
             logger.exception("unexpected error, going on anew")
-            self._stopping.wait(random.uniform(0.5, 1.5))
+            self._pause(random.uniform(0.5, 1.5))
             self._until_done(self._start_over)
 
     def _start_over(self) -> None:
         """Hand back whatever was claimed, and go on under a new name with nothing in memory.
 
-        Turns taken and not sent are dropped: taking them again gives the same. And Redis may have come back with
-        an older state than the live executions hold.
+        Turns taken and not sent are dropped: taking them again gives the same. And Redis may have come back
+        with an older state than the live executions hold.
         """
         self._turner.cache.clear()
         self._answers = []
@@ -312,16 +315,22 @@ class OrchestratorWorker:
     def _until_done(self, work: Callable[[], None], error: Exception | None = None) -> None:
         """Do `work`, however long Redis is away, or until asked to stop."""
         pause = FIRST_PAUSE
-        while not self._stopping.is_set():
+        while not self._stopping:
             if error is not None:
                 logger.warning("Redis is away, trying again: %s", error)
-                self._stopping.wait(random.uniform(pause / 2, pause))
+                self._pause(random.uniform(pause / 2, pause))
                 pause = min(LONGEST_PAUSE, pause * 2)
             try:
                 work()
                 return
             except (RedisUnavailableError, StoreError) as again:
                 error = again
+
+    def _pause(self, seconds: float) -> None:
+        """Wait, but not on when asked to stop."""
+        end = time.monotonic() + seconds
+        while not self._stopping and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, 0.1))
 
     def _beat_if_due(self) -> None:
         """Between the turns of a long batch. That the beat was refused shows at the next tick."""

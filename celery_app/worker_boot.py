@@ -132,6 +132,7 @@ class ExecutorStep(bootsteps.StartStopStep):
             kind = _kind(type(parent.pool))
             transport.executor = Executor(
                 slots=partial(_slots, parent.pool),
+                late=partial(_late, parent.app),
                 inline=kind == "solo",
                 dropped=_flushed if kind == "prefork" else _nothing,
             )
@@ -144,6 +145,11 @@ def _kind(pool_class: type) -> str:
 
 def _slots(pool: Any) -> int:
     return max(1, pool.num_processes)
+
+
+def _late(app: Celery, name: str) -> bool:
+    task: Any = app.tasks.get(name)
+    return task is not None and task.acks_late
 
 
 def _nothing() -> set[str]:

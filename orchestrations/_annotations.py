@@ -61,20 +61,21 @@ class Signature:
             if not self.var_positional:
                 raise TypeError(f"{count} positional arguments given, it takes {len(names)}")
             names += [self.var_positional] * (count - len(names))
-        pairs: list[tuple[str, str]] = []
-        given = set(names)
-        for key in keywords:
-            known = key in self.keyword_only or (key in self.positional and key not in self.positional_only)
-            if known and key in given:
-                raise TypeError(f"'{key}' is given twice")
-            if not known and not self.var_keyword:
-                raise TypeError(f"it has no parameter '{key}'")
-            pairs.append((key, key if known else self.var_keyword))
-            if known:
-                given.add(key)
+        pairs = [(key, self._keyword(key, names)) for key in keywords]
+        given = {*names, *(parameter for _, parameter in pairs)}
         if missing := [name for name in self.required if name not in given]:
             raise TypeError(f"missing {', '.join(map(repr, missing))}")
         return names, pairs
+
+    def _keyword(self, key: str, names: list[str]) -> str:
+        """The parameter that a keyword argument belongs to."""
+        if key in self.keyword_only or (key in self.positional and key not in self.positional_only):
+            if key in names:
+                raise TypeError(f"'{key}' is given twice")
+            return key
+        if not self.var_keyword:
+            raise TypeError(f"it has no parameter '{key}'")
+        return self.var_keyword
 
 
 def signature_of(function: Callable[..., Any], scope: Mapping[str, Any] | None = None) -> Signature:

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from . import codec
-from .errors import AuthoringError
+from .errors import UnknownActivityError
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Host(Protocol):
 def _without_activities(info: AttemptInfo, call: str, replacement: Callable[..., Any] | None) -> str:
     """What can be done while celeriac.activities was never imported: run replacements."""
     if replacement is None:
-        raise AuthoringError(f"no activity is called {info.name!r}; import the module that defines it")
+        raise UnknownActivityError(f"no activity is called {info.name!r}; import the module that defines it")
     args, kwargs = codec.decode_call(call, replacement)
     result = replacement(*args, **kwargs)
     return codec.encode(asyncio.run(_value_of(result)) if inspect.isawaitable(result) else result)

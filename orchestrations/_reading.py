@@ -179,18 +179,20 @@ def _rewrite(type_: Any) -> Any:
     """The same annotation, with each union that msgspec refuses replaced by a marker."""
     origin, args = typing.get_origin(type_), typing.get_args(type_)
     if origin in (Union, UnionType):
-        if _accepted(type_):
-            return type_
-        rest = tuple(member for member in args if member is not type(None))
-        marker = rest[0] if len(rest) == 1 else _AnyInstance("Choice", (_Choice,), {"members": rest})
-        marker = _rewrite(marker) if len(rest) == 1 else marker
-        return Union[marker, None] if len(rest) < len(args) else marker  # noqa: UP007 - built at run time
+        return type_ if _accepted(type_) else _marked(args)
     if origin is None or origin is typing.Literal or not args:
         return type_
     if origin is typing.Annotated:
         return _rewrite(args[0])
     new = tuple(each if each is Ellipsis else _rewrite(each) for each in args)
     return type_ if new == args else origin[new]
+
+
+def _marked(members: tuple[Any, ...]) -> Any:
+    """What stands for a refused union; None stays beside it, because msgspec does not ask us about null."""
+    rest = tuple(member for member in members if member is not type(None))
+    marker = _rewrite(rest[0]) if len(rest) == 1 else _AnyInstance("Choice", (_Choice,), {"members": rest})
+    return Union[marker, None] if len(rest) < len(members) else marker  # noqa: UP007 - built at run time
 
 
 def _accepted(type_: Any) -> bool:

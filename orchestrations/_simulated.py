@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from .errors import Attempt, CodecError, FailureDetails
+from .errors import Attempt, FailureDetails
 from .history import ActivityOptions, AnyEvent, PartOutcome
+from .recording import Recording
 from .registry import OrchestratorDefinition
 from .replay import Execution
 
@@ -99,31 +100,8 @@ def check_replays(instance: Instance) -> None:
     """Replay every run of an instance from its history; raises NonDeterminismError."""
 
     for history, outcomes in zip(instance.runs, instance.outcomes, strict=True):
-        execution = Execution(instance.definition, Recorded(outcomes, {}))
+        execution = Execution(instance.definition, Recording(history, {}, outcomes))
         try:
             execution.replay(history)
         finally:
             execution.close()
-
-
-class Recorded:
-    """Payloads beside a recorded history."""
-
-    def __init__(self, groups: Mapping[int, Sequence[PartOutcome]], texts: Mapping[str, str]) -> None:
-        self._groups, self._texts = groups, texts
-
-    def text(self, ref: str, /) -> str:
-        """The text a reference stands for."""
-        if not ref.startswith("@"):
-            return ref
-        try:
-            return self._texts[ref]
-        except KeyError:
-            raise CodecError(f"the recording refers to the payload {ref}, which it does not hold") from None
-
-    def group(self, seq: int, /) -> Sequence[PartOutcome]:
-        """How the parts of a finished group ended."""
-        try:
-            return self._groups[seq]
-        except KeyError:
-            raise CodecError(f"the recording lacks the outcomes of group #{seq}") from None

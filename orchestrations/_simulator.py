@@ -17,11 +17,11 @@ from ._simulated import Instance
 from ._workshop import Workshop
 from .deterministic import moment
 from .errors import (
-    AuthoringError,
     FailureDetails,
+    InstanceExistsError,
     OrchestrationCancelledError,
+    UnknownNameError,
     failure_from,
-    qualified_name,
 )
 from .history import (
     AnyEvent,
@@ -77,6 +77,13 @@ class Simulator:
         while self._agenda and (until is None or self._agenda[0][0] <= until):
             self.now, _, action = heapq.heappop(self._agenda)
             action()
+        if until is not None:
+            self.now = max(self.now, until)
+
+    def close(self) -> None:
+        """Let go of every orchestrator that still waits."""
+        for instance in self.instances.values():
+            instance.live.close()
 
     # --- instances ---------------------------------------------------------------------------------
 
@@ -154,8 +161,8 @@ class Simulator:
             case Failed(failure):
                 self._end(instance, "Failed", failure)
             case Cancelled(reason):
-                kind = qualified_name(OrchestrationCancelledError)
-                self._end(instance, "Cancelled", FailureDetails(kind, reason or "it was cancelled"))
+                error = OrchestrationCancelledError(reason or "it was cancelled")
+                self._end(instance, "Cancelled", failure_from(error))
             case Terminated(reason):
                 self._end(instance, "Terminated", FailureDetails("Terminated", reason or "it was terminated"))
             case ContinuedAsNewOutcome(text, _):
@@ -233,13 +240,15 @@ class Simulator:
     def _start_child(self, instance: Instance, command: SubOrchestrationInstanceCreated) -> None:
         definition = self.registry.get(command.name, command.version)
         running = self.instances.get(command.instance)
-        problem = ""
+        problem: Exception | None = None
         if definition is None:
-            problem = f"no orchestrator is called {command.name!r} {command.version}".rstrip()
+            problem = UnknownNameError(
+                f"no orchestrator is called {command.name!r} {command.version}".rstrip()
+            )
         elif running is not None and not running.ended:
-            problem = f"an instance {command.instance!r} is running already"
-        if definition is None or problem:
-            failure = failure_from(AuthoringError(problem))
+            problem = InstanceExistsError(f"an instance {command.instance!r} is running already")
+        if definition is None or problem is not None:
+            failure = failure_from(problem or UnknownNameError(command.name))
             event = SubOrchestrationInstanceFailed(at=self.now, seq=command.seq, failure=failure)
             if not command.detached:
                 self.deliver(instance, event)

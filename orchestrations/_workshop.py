@@ -12,7 +12,7 @@ from ._hosting import AttemptInfo, host
 from ._simulated import ActivityCall, Group, Instance, Step
 from .commands import GROUP_PARTS
 from .deterministic import moment
-from .errors import Attempt, FailureDetails, RetryAfter, failure_from
+from .errors import Attempt, FailureDetails, RetryAfter, UnknownActivityError, failure_from
 from .history import (
     AnyEvent,
     GroupCompleted,
@@ -146,6 +146,8 @@ class Workshop:
     def _retry_delay(
         self, instance: Instance, step: Step, failure: FailureDetails, asked: timedelta | None
     ) -> int | None:
+        if failure.is_caused_by(UnknownActivityError):
+            return None
         policy = RetryPolicy.from_json(step.options.retry) if step.options.retry else None
         handler, verdict = policy.load_handler() if policy else None, None
         if handler is not None:

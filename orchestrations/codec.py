@@ -134,7 +134,7 @@ def _children(value: Any) -> list[tuple[str, Any]]:
 
 
 def _may_hold_not_finite(value: Any) -> bool:
-    """Whether the value, as MessagePack, has the bytes of a NaN or an infinity; they may be part of a text."""
+    """Whether the value as MessagePack has the bytes of a NaN or an infinity; they may be part of a text."""
     try:
         return _NOT_FINITE.search(_packer.encode(value)) is not None
     except _ENCODE_ERRORS:  # an integer beyond 64 bits, which JSON can hold

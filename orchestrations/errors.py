@@ -7,7 +7,7 @@ CeleriacError
 │   └── CodecError             a value cannot be written as JSON or read as the annotated type
 ├── TaskFailedError            an awaited activity or sub-orchestration failed; has `.details`
 ├── TaskCancelledError         the awaited task was cancelled by `task.cancel()`
-├── ActivityTimeoutError       an attempt of an activity passed one of its limits (start to close, heartbeat, ...)
+├── ActivityTimeoutError       an attempt of an activity passed one of its limits
 ├── ActivityWorkerLostError    the processes that ran an activity died, too often in a row
 ├── UnknownActivityError       no worker that took the activity knows its name
 ├── OrchestrationCancelledError  raised at the await when a client cancels the instance
@@ -123,8 +123,8 @@ def failure_from(error: BaseException, *, depth: int = 8) -> FailureDetails:
     bases = tuple(qualified_name(c) for c in type(error).__mro__[1:] if c is not object)
     return FailureDetails(
         error_type=qualified_name(type(error)),
-        message=str(error)[:MAX_MESSAGE_CHARS],
-        stack_trace="".join(traceback.format_tb(error.__traceback__))[-MAX_STACK_CHARS:],
+        message=_text(error)[:MAX_MESSAGE_CHARS],
+        stack_trace=_text("".join(traceback.format_tb(error.__traceback__)))[-MAX_STACK_CHARS:],
         inner=inner,
         properties=_plain(properties) if isinstance(properties, Mapping) else {},
         bases=bases,
@@ -133,7 +133,23 @@ def failure_from(error: BaseException, *, depth: int = 8) -> FailureDetails:
 
 def _plain(properties: Mapping[Any, Any]) -> dict[str, Any]:
     """Properties as JSON values; what JSON cannot hold becomes its text, so a failure always travels."""
-    return {str(key): msgspec.to_builtins(value, enc_hook=str, str_keys=True) for key, value in properties.items()}
+    return {_text(key): _plain_value(value) for key, value in properties.items()}
+
+
+def _plain_value(value: Any) -> Any:
+    try:
+        return msgspec.json.decode(msgspec.json.encode(value, enc_hook=_text))
+    except (ValueError, TypeError, RecursionError):
+        return _text(value)
+
+
+def _text(value: Any) -> str:
+    """The text of anything: one that fails to give it, or gives half a character, must not stop a failure."""
+    try:
+        text = str(value)
+    except Exception as error:  # noqa: BLE001 - an author's __str__ may raise anything
+        text = f"<{type(value).__name__} whose text cannot be had: {type(error).__name__}>"
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class CeleriacError(Exception):

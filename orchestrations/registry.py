@@ -81,7 +81,7 @@ class Registry:
         return versions.get(version) if version else versions[max(versions, key=version_key)]
 
     def exact(self, name: str, version: str) -> OrchestratorDefinition | None:
-        """The definition of exactly this version, the empty one included: a run that began unversioned stays so."""
+        """The definition of exactly this version, the empty one included, which a run may have begun with."""
         return self._by_name.get(name, {}).get(version)
 
     def names(self) -> dict[str, list[str]]:
@@ -116,8 +116,8 @@ class Orchestrator(Generic[I, O]):
     """An orchestrator function and its definition. Calling it calls the plain function."""
 
     def __init__(self, definition: OrchestratorDefinition) -> None:
+        functools.update_wrapper(self, definition.function)  # first: it copies the function's attributes
         self.definition = definition
-        functools.update_wrapper(self, definition.function)
 
     @property
     def name(self) -> str:

@@ -168,6 +168,7 @@ class Run:
         commands = [command for command in self.issued if command is not None]
         for command in commands:
             self.history_size += size_of(command)
+        self.issued, self.expected = [], ()  # they may be large, and the execution may stay for days
         return commands
 
     def compare(self, awaiting: Callable[[], str]) -> None:

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from . import codec
-from ._simulated import ActivityCall, Instance, Recorded, check_replays
+from ._simulated import ActivityCall, Instance, check_replays
 from ._simulator import Simulator
 from .errors import AuthoringError, FailureDetails
 from .history import (
@@ -33,12 +33,14 @@ from .history import (
     ExecutionTerminated,
     PartOutcome,
 )
+from .recording import Recording
 from .registry import REGISTRY, Orchestrator, OrchestratorDefinition, Registry
 from .replay import Execution
 from .turn import Turn
 
 __all__ = [
     "ActivityCall",
+    "Recording",
     "Scheduled",
     "TestResult",
     "cancel",
@@ -104,7 +106,7 @@ class TestResult:
     runs: tuple[tuple[AnyEvent, ...], ...]  # a history for each run; more than one after continue-as-new
     calls: tuple[ActivityCall, ...]  # every attempt of every activity, in all instances
     instances: Mapping[str, TestResult]  # children, and whatever was started on the way
-    _outcomes: Mapping[int, Sequence[PartOutcome]]
+    _outcomes: Mapping[int, list[PartOutcome]]
 
     @property
     def history(self) -> tuple[AnyEvent, ...]:
@@ -117,18 +119,7 @@ class TestResult:
 
     def to_json(self) -> str:
         """The history of the last run as a recording that `replay_history` reads."""
-        return _encoder.encode(_Recording(list(self.history), {}, dict(self._outcomes))).decode()
-
-
-class _Recording(msgspec.Struct, omit_defaults=True):
-    """A history and what is read beside it."""
-
-    events: list[AnyEvent]
-    payloads: dict[str, str] = {}  # "@field": JSON text
-    groups: dict[int, Sequence[PartOutcome]] = {}
-
-
-_encoder = msgspec.json.Encoder()
+        return Recording(list(self.history), {}, dict(self._outcomes)).to_json()
 
 
 def run(
@@ -166,14 +157,10 @@ def run(
     simulator.start(instance_id, definition, text, tags=tags)
     try:
         simulator.run(None if until is None else start + until // _MS)
-        if check_replay:
-            for instance in simulator.instances.values():
-                check_replays(instance)
+        for instance in simulator.instances.values() if check_replay else ():
+            check_replays(instance)
     finally:
-        for instance in simulator.instances.values():
-            instance.live.close()
-    if until is not None and not simulator.instances[instance_id].ended:
-        simulator.now = max(simulator.now, start + until // _MS)
+        simulator.close()
     return _result(simulator, instance_id)
 
 
@@ -222,33 +209,22 @@ def _result(simulator: Simulator, instance_id: str) -> TestResult:
 
 def replay_history(
     orchestrator: Orchestrator[Any, Any] | OrchestratorDefinition | str,
-    history: str | bytes | Sequence[AnyEvent],
+    history: str | bytes | Recording | Sequence[AnyEvent],
     *,
     registry: Registry | None = None,
 ) -> Turn:
     """Replay a recorded history with today's code; raises NonDeterminismError where the code goes another
     way.
 
-    `history` is JSON, either the list of events or a recording as `TestResult.to_json` writes it (with the
-    payloads and group outcomes that the events refer to), or the events themselves.
+    `history` is a recording or its JSON, or a list of events or its JSON; see recording.py.
     """
     definition = _definition(orchestrator, REGISTRY if registry is None else registry)
-    recording = _recording(history)
-    execution = Execution(definition, Recorded(recording.groups, recording.payloads))
+    if isinstance(history, str | bytes):
+        history = Recording.from_json(history)
+    recording = history if isinstance(history, Recording) else Recording(list(history))
+    execution = Execution(definition, recording)
     try:
         execution.replay(recording.events)
         return execution.advance([])
     finally:
         execution.close()
-
-
-def _recording(history: str | bytes | Sequence[AnyEvent]) -> _Recording:
-    if not isinstance(history, str | bytes):
-        return _Recording(list(history))
-    text = history.encode() if isinstance(history, str) else history
-    try:
-        if text.lstrip().startswith(b"["):
-            return _Recording(msgspec.json.decode(text, type=list[AnyEvent]))
-        return msgspec.json.decode(text, type=_Recording)
-    except msgspec.DecodeError as error:
-        raise codec.CodecError(f"this is no recorded history: {error}") from error

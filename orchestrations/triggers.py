@@ -16,6 +16,7 @@ The message of an event trigger is a JSON object `{"instanceId": ..., "data": ..
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -138,6 +139,11 @@ def _build(queue: str, target: Any, starter: Starter | None, event: str, max_deq
     if starter is not None:
         if not callable(starter) or not hasattr(starter, "__name__"):
             raise AuthoringError(f"{starter!r} cannot be a starter: write a function (message, client)")
+        if next(iter(inspect.signature(starter).parameters), "") in ("ctx", "context"):
+            raise AuthoringError(
+                f"{location(starter)} looks like an orchestrator, not a starter (message, client): put "
+                "@queue_trigger above @orchestrator"
+            )
         return QueueTrigger(queue, starter=starter, max_dequeue=max_dequeue, where=location(starter))
     if isinstance(target, Orchestrator):
         made: OrchestratorDefinition = target.definition

@@ -97,7 +97,7 @@ def redis_servers() -> Iterator[dict[str, Server]]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Tests of the store run on every server of this machine, all others on one."""
     if "redis_server" in metafunc.fixturenames:
-        names = list(BINARIES) if "/tests/store/" in metafunc.module.__file__ else list(BINARIES)[:1]
+        names = list(BINARIES) if "store" in metafunc.definition.path.parts else list(BINARIES)[:1]
         metafunc.parametrize("redis_server", names, indirect=True, scope="session")
 
 
@@ -238,5 +238,5 @@ class _Scan:
 
 
 def residue(store: Store) -> list[str]:
-    """What should not be in this hub when nobody works on it: unknown keys, orphans, claims, wrong indexes."""
+    """What should not be in this hub when nobody works on it: unknown keys, orphans, claims, bad indexes."""
     return _Scan(store, []).run()

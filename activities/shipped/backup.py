@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import tempfile
 from dataclasses import asdict, dataclass
@@ -68,7 +69,7 @@ def _tracked(folder: Path) -> list[Path]:
     except subprocess.CalledProcessError as error:
         reason = error.stderr.decode(errors="replace").strip()
         raise NonRetryableError(f"git cannot list the files of {folder}: {reason}") from error
-    return [Path(name) for name in listing.stdout.decode().split("\0") if name]
+    return [Path(os.fsdecode(name)) for name in {*listing.stdout.split(b"\0")} if name]
 
 
 @activity

@@ -18,8 +18,15 @@ import redis
 import redis.asyncio
 import redis.asyncio.retry
 from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    NoPermissionError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
@@ -74,17 +81,27 @@ def _pauses() -> Iterator[float]:
         yield min(MAX_PAUSE, FIRST_PAUSE * 2**n) * random.uniform(0.5, 1.0)
 
 
+def _was_lost(error: Exception) -> bool:
+    """The connection, and with it the answer; a refused login is an answer."""
+    return isinstance(error, _LOST) and not isinstance(error, AuthenticationError)
+
+
 def _translate(error: Exception, url: str) -> CeleriacError:
     """The error of ours for one of redis-py."""
     if isinstance(error, CeleriacError):
         return error
+    where = f"Redis at {masked_url(url)}"
+    if isinstance(error, AuthenticationError | NoPermissionError):
+        return RedisUnavailableError(f"{where} refuses the login of its URL: {error}")
+    if isinstance(error, ReadOnlyError) or "READONLY" in str(error):
+        return RedisUnavailableError(f"{where} is a read-only replica: use the address of the master")
     if isinstance(error, _LOST):
         return RedisUnavailableError(
-            f"Redis at {masked_url(url)} does not answer ({type(error).__name__}: {error}); "
+            f"{where} does not answer ({type(error).__name__}: {error}); "
             "is it running? Set CELERIAC_REDIS_URL or --redis, or run `celeriac dev`"
         )
     if type(error).__name__ == "OutOfMemoryError":
-        return StoreFullError(f"Redis at {masked_url(url)} is out of memory: {error}")
+        return StoreFullError(f"{where} is out of memory: {error}")
     return error_for(str(error))
 
 
@@ -111,7 +128,7 @@ class Store:
             try:
                 return call.decode(self._send(call))
             except (RedisError, OSError) as error:
-                pause = next(pauses, None) if isinstance(error, _LOST) else None
+                pause = next(pauses, None) if _was_lost(error) else None
                 if pause is None:
                     raise _translate(error, self.url) from error
             time.sleep(pause)
@@ -123,7 +140,10 @@ class Store:
             return self.client.execute_command(*call.words(source=True))
 
     def run_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
-        """Send calls in one pipeline; the answer to each, or (not raised) the error it was refused with."""
+        """Send calls in one pipeline; the answer to each, or (not raised) the error it was refused with.
+
+        The calls must not depend on one another: one whose script Redis forgot is sent again after the rest.
+        """
         if not calls:
             return []
         pauses = _pauses() if all(call.idempotent for call in calls) else iter(())
@@ -131,7 +151,7 @@ class Store:
             try:
                 return _outcomes(calls, self._send_all(calls), self.url)
             except (RedisError, OSError) as error:
-                pause = next(pauses, None) if isinstance(error, _LOST) else None
+                pause = next(pauses, None) if _was_lost(error) else None
                 if pause is None:
                     raise _translate(error, self.url) from error
             time.sleep(pause)
@@ -185,7 +205,7 @@ class AsyncStore:
             try:
                 return call.decode(await self._send(call))
             except (RedisError, OSError) as error:
-                pause = next(pauses, None) if isinstance(error, _LOST) else None
+                pause = next(pauses, None) if _was_lost(error) else None
                 if pause is None:
                     raise _translate(error, self.url) from error
             await asyncio.sleep(pause)
@@ -197,7 +217,10 @@ class AsyncStore:
             return await self.client.execute_command(*call.words(source=True))
 
     async def run_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
-        """Send calls in one pipeline; the answer to each, or (not raised) the error it was refused with."""
+        """Send calls in one pipeline; the answer to each, or (not raised) the error it was refused with.
+
+        The calls must not depend on one another: one whose script Redis forgot is sent again after the rest.
+        """
         if not calls:
             return []
         pauses = _pauses() if all(call.idempotent for call in calls) else iter(())
@@ -205,7 +228,7 @@ class AsyncStore:
             try:
                 return _outcomes(calls, await self._send_all(calls), self.url)
             except (RedisError, OSError) as error:
-                pause = next(pauses, None) if isinstance(error, _LOST) else None
+                pause = next(pauses, None) if _was_lost(error) else None
                 if pause is None:
                     raise _translate(error, self.url) from error
             await asyncio.sleep(pause)

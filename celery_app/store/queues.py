@@ -101,7 +101,7 @@ def raise_from(
 def back(
     keys: Keys, listener: str, number: str, max_tries: int, reason: dict[str, Any], *, strike: bool = True
 ) -> Call[str]:
-    """A try failed (with strike=False: was not made): "AGAIN", "POISON" or "GONE". `reason` is kept with poison."""
+    """A try failed (strike=False: was not made): "AGAIN", "POISON" (`reason` is kept there) or "GONE"."""
     line = msgspec.json.encode(reason)
     return script("trigger_back").call(
         keys, listener=listener, number=number, max_tries=max_tries, reason=line, strike=strike,

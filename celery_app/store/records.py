@@ -227,6 +227,7 @@ class Claimed(msgspec.Struct, frozen=True, kw_only=True):
     crashes: int
     alone: bool
     history_length: int
+    tail: str  # SHA-1 of the last history event: after a crash of Redis another may be in its place
     controls: list[bytes]
     inbox: list[bytes]
     inbox_left: int  # inbox items beyond those returned

@@ -122,7 +122,7 @@ class _Parts:
 
 
 def _read(name: str) -> str:
-    return (resources.files(__package__) / "lua" / f"{name}.lua").read_text("utf-8")
+    return (resources.files("celeriac.celery_app.store") / "lua" / f"{name}.lua").read_text("utf-8")
 
 
 def _gather(name: str, into: _Parts) -> None:

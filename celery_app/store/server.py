@@ -118,7 +118,7 @@ def note_schema(keys: Keys) -> Call[int]:
     def decode(reply: Any) -> int:
         if reply > SCHEMA:
             raise RedisUnsuitableError(
-                f"hub {keys.hub!r} was written by a newer Celeriac (schema {reply}, this one knows {SCHEMA}); "
+                f"hub {keys.hub!r} was used by a newer Celeriac (schema {reply}, this one knows {SCHEMA}); "
                 "upgrade this process, or use another hub"
             )
         return reply

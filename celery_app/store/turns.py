@@ -17,6 +17,7 @@ __all__ = ["MAX_BYTES", "MAX_ITEMS", "claim", "commit", "fire_timers", "hand_bac
 
 MAX_ITEMS = 1000  # commands and messages in one commit; each activity is two
 MAX_BYTES = 4 * 2**20
+HARD = 20  # how much more a commit of one single step may carry: it cannot be split
 
 _BASES = tuple(qualified_name(c) for c in InstanceExistsError.__mro__[1:] if c is not object)
 
@@ -40,6 +41,7 @@ def _claimed(reply: Any) -> list[Claimed]:
             inbox=r[13],
             inbox_left=r[14],
             parent_seq=int(r[15]),
+            tail=r[16].decode(),
         )
         for r in reply
     ]
@@ -73,7 +75,7 @@ def commit(keys: Keys, turn: Commit, now: int = 0) -> Call[CommitReply]:
     """Apply one turn. FencedError: the claim was lost, nothing was written, drop the live execution.
 
     Sent twice it changes nothing the second time. Everything checked first: ClashError if the key of a
-    queue holds another type, LimitError if it carries more than MAX_ITEMS or MAX_BYTES.
+    queue holds another type, LimitError if it carries far more than MAX_ITEMS or MAX_BYTES.
     """
     for child in turn.children:
         child.copy_from = turn.execution
@@ -82,7 +84,7 @@ def commit(keys: Keys, turn: Commit, now: int = 0) -> Call[CommitReply]:
             child.refused = _refused(child)
     call = script("commit").call(keys, c=turn, now=now, decode=_commit_reply, idempotent=True)
     size = max(len(word) for word in call.args if isinstance(word, bytes))
-    if turn.items > 2 * MAX_ITEMS or size > 2 * MAX_BYTES:
+    if turn.items > HARD * MAX_ITEMS or size > HARD * MAX_BYTES:
         raise LimitError(
             f"the commit of {turn.instance} carries {turn.items} items in {size} bytes; "
             f"split it: at most {MAX_ITEMS} commands and {MAX_BYTES} bytes"

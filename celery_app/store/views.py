@@ -67,7 +67,7 @@ def history(keys: Keys, instance: str, start: int = 0, stop: int = -1) -> Call[l
 
 
 def list_instances(keys: Keys, query: Query, limit: int = 100, cursor: str = "") -> Call[Page]:
-    """One page of at most `limit` instances; it may be short, even empty, and still have a cursor to go on."""
+    """One page of at most `limit` instances; it may be short or empty and still have a cursor to go on."""
     index, lex = _index_for(keys, query)
     score, _, last = cursor.partition(":")
     if cursor and (not last or not (score.isdigit())):

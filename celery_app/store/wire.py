@@ -66,6 +66,6 @@ def _shape(cls: type[msgspec.Struct]) -> tuple[tuple[tuple[str, Any], ...], bool
     for field in msgspec.structs.fields(cls):
         default = field.default
         if field.default_factory is not msgspec.NODEFAULT:
-            default = field.default_factory()  # pyright: ignore[reportCallIssue]  NODEFAULT was ruled out
+            default = field.default_factory()
         fields.append((field.encode_name, default))
     return tuple(fields), cls.__struct_config__.array_like

@@ -27,7 +27,7 @@ from collections import deque
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
-from celeriac.celery_app.client import Client, LostListenerError, StoreError, TakenMessage
+from celeriac.celery_app.client import Client, LimitError, LostListenerError, StoreError, TakenMessage
 from celeriac.orchestrations import codec
 from celeriac.orchestrations.errors import CeleriacError, RedisUnavailableError
 from celeriac.orchestrations.triggers import QueueTrigger
@@ -231,9 +231,11 @@ class QueueListener:
             self._lead_on(message)
         except LostListenerError:
             logger.info("queue %s: message %s went to another listener", self.queue, message.id)
+        except LimitError as error:
+            self._failed(message, error)  # e.g. the instance it names has too many events waiting
         except (RedisUnavailableError, StoreError):
             raise  # not the message's fault
-        except Exception as error:  # noqa: BLE001  a starter may raise anything; the message gets the blame
+        except BaseException as error:  # noqa: BLE001  a starter may raise anything, SystemExit too
             self._failed(message, error)
 
     def _lead_on(self, message: TakenMessage) -> None:
@@ -261,7 +263,7 @@ class QueueListener:
             self._runner = asyncio.Runner()
         self._runner.run(outcome())
 
-    def _failed(self, message: TakenMessage, error: Exception) -> None:
+    def _failed(self, message: TakenMessage, error: BaseException) -> None:
         """After the last try to the poison list; before it, hold the message and release it later."""
         reason = f"{type(error).__name__}: {error}"[:MAX_REASON]
         most = self._trigger.max_dequeue

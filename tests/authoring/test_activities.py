@@ -97,6 +97,12 @@ def test_a_wrong_option_is_refused_by_name(option: str, value: Any) -> None:
         activity(**{option: value})
 
 
+def test_an_activity_of_an_activity_has_its_own_name_and_options() -> None:
+    other = activity(registry=REGISTRY, name="other", queue="q")(add)
+    assert (other.name, other.options.queue, other(1, 2)) == ("other", "q", 3)
+    assert codec.decode_call("[[1],{}]", other.function) == ([1], {})
+
+
 def test_two_activities_of_one_name_are_refused_naming_both_places() -> None:
     registry = ActivityRegistry()
 

@@ -142,7 +142,7 @@ ROUND_TRIPS: list[tuple[Any, Any]] = [
     ({"k": [1, {"z": None}]}, Any),
     ({"k": [1]}, object),
     ([None, 10**30, "\u00cb\u007f"], Any),
-    ([None, b"\xcb\x7f\xf8"], tuple[None, bytes]),
+    ((None, b"\xcb\x7f\xf8"), tuple[None, bytes]),
 ]
 
 

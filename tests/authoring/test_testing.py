@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Generator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from celeriac.activities import INJECTED, ActivityContext, ActivityRegistry, activity
@@ -24,7 +26,14 @@ from celeriac.orchestrations import (
     when_all,
     when_any,
 )
-from celeriac.orchestrations.history import TaskCompleted, TaskFailed
+from celeriac.orchestrations.history import (
+    GroupScheduled,
+    PartOutcome,
+    TaskCompleted,
+    TaskFailed,
+    encode_event,
+)
+from celeriac.orchestrations.recording import Recording
 from celeriac.orchestrations.registry import Registry
 
 REGISTRY = Registry()
@@ -135,7 +144,7 @@ def test_an_unknown_activity_is_a_clear_failure() -> None:
 
     result = run(lost)
     assert result.failure is not None
-    assert result.failure.is_caused_by("AuthoringError")
+    assert result.failure.is_caused_by("UnknownActivityError")
     assert "no activity is called 'does_not_exist'" in str(result.failure)
 
 
@@ -275,6 +284,15 @@ def test_a_child_that_fails_and_one_that_nobody_knows() -> None:
     assert run(calls, "nobody").output == "no orchestrator is called 'nobody'"
 
 
+def test_an_id_that_runs_already_fails_the_call() -> None:
+    @orchestrator(registry=REGISTRY)
+    async def twins(ctx: OrchestrationContext) -> list[Any]:
+        pair = [ctx.call_sub_orchestrator(one, n, instance_id="same") for n in range(2)]
+        return [type(each).__name__ for each in await when_all(pair, return_exceptions=True)]
+
+    assert run(twins).output == ["int", "TaskFailedError"]
+
+
 def test_an_eternal_orchestrator_is_watched_for_a_while() -> None:
     result = run(eternal, 0, until=10 * DAY + HOUR)
     assert (result.status, len(result.runs), result.elapsed) == ("Running", 11, 10 * DAY + HOUR)
@@ -299,6 +317,9 @@ def test_code_that_is_not_deterministic_fails_its_test() -> None:
 def test_a_recording_is_replayed(orchestration: Any) -> None:
     recording = run(orchestration, 3).to_json()
     testing.replay_history(orchestration, recording)
+    if orchestration is one:  # a list of events, as `celeriac history --json` prints it, with more fields
+        events = [{"type": "x", **json.loads(encode_event(event))} for event in run(one, 3).history]
+        testing.replay_history(orchestration, json.dumps(events))
 
     @orchestrator(name=orchestration.name, registry=Registry())
     async def changed(ctx: OrchestrationContext, n: int) -> None:
@@ -308,3 +329,28 @@ def test_a_recording_is_replayed(orchestration: Any) -> None:
         testing.replay_history(changed, recording)
     with pytest.raises(CodecError, match="this is no recorded history"):
         testing.replay_history(changed, "[{}]")
+
+
+def test_a_recording_holds_what_the_events_refer_to() -> None:
+    """As recorded from a real engine, where large texts and group outcomes lie beside the history."""
+    result = run(mapped, 2)
+    events = [
+        msgspec.structs.replace(event, parts="@p1") if isinstance(event, GroupScheduled) else event
+        for event in result.history
+    ]
+    parts = next(event.parts for event in result.history if isinstance(event, GroupScheduled))
+
+    class Beside:
+        def text(self, ref: str, /) -> str:
+            return {"@p1": parts, "@r0": "0"}.get(ref, ref)
+
+        def group(self, seq: int, /) -> list[PartOutcome]:
+            return [PartOutcome(result="@r0"), PartOutcome(result="2")]
+
+    recording = Recording.of(events, Beside())
+    assert (recording.payloads, list(recording.groups)) == ({"@p1": parts, "@r0": "0"}, [0])
+    testing.replay_history(mapped, Recording.from_json(recording.to_json()))
+    with pytest.raises(CodecError, match=r"outcomes of the fan-out #0"):
+        testing.replay_history(mapped, Recording(events, recording.payloads))
+    with pytest.raises(CodecError, match=r"payload @p1 but does not hold it"):
+        testing.replay_history(mapped, Recording(events, {}, recording.groups))

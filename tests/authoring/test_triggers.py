@@ -43,6 +43,13 @@ def test_two_targets_for_one_queue_are_refused() -> None:
         queue_trigger("x", event="E", registry=registry)(starter)
 
 
+def test_decorators_in_the_wrong_order_are_refused() -> None:
+    async def plain(ctx: OrchestrationContext, order: dict[str, int]) -> None: ...
+
+    with pytest.raises(AuthoringError, match="put @queue_trigger above @orchestrator"):
+        queue_trigger("orders", registry=TriggerRegistry())(plain)
+
+
 @pytest.mark.parametrize("queue", ["", "a b", "a{b}", "orders-poison", "x" * 129])
 def test_queue_names_that_are_refused(queue: str) -> None:
     with pytest.raises(AuthoringError):

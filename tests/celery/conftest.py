@@ -65,6 +65,19 @@ def fail(kind: str, path: str = ""):
     raise errors[kind]
 
 @activity
+async def quit_later():
+    raise SystemExit(3)
+
+class Awkward(Exception):
+    properties = {"a": "\\udcff", "b": {1, 2}}
+    def __str__(self):
+        raise KeyError("no text")
+
+@activity
+def awkward(kind: str):
+    raise Awkward if kind == "text" else ValueError("half \\udcff")
+
+@activity
 def die(path: str, times: int) -> int:
     """Takes its process down the first `times` times."""
     with open(path, "a") as log:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from celeriac.celery_app.store import Store, flights
 from celeriac.celery_app.store.errors import ClashError, FencedError
 from celeriac.celery_app.store.flights import Swept, Taken
@@ -132,7 +133,10 @@ def test_what_was_closed_meanwhile_does_not_return(store: Store) -> None:
 
 
 def test_adopt(store: Store) -> None:
-    """Acknowledged goes, running moves with its mark, the rest returns, and a late take is refused. Twice is once."""
+    """Acknowledged goes, running moves with its mark, the rest returns, and a late take is refused.
+
+    Twice is once.
+    """
     join(store, "w1")
     key = store.keys.open(EXECUTION)
     store.client.hset(key, "1", "1")
@@ -150,7 +154,10 @@ def test_adopt(store: Store) -> None:
 
 
 def test_sweep(store: Store) -> None:
-    """The dead are condemned, emptied a bounded number at a time, and forgotten when found empty. Orchestrators are not ours."""
+    """The dead are condemned, emptied a bounded number at a time, and forgotten when found empty.
+
+    Orchestrators are not ours.
+    """
     join(store, "w1", "o1")
     join(store, "w2", now=NOW + LEASE)
     publish(store, *(b"%d" % n for n in range(5)))

@@ -101,6 +101,51 @@ def test_what_means_something_to_celery_is_an_ordinary_failure(
     )
 
 
+def test_sys_exit_in_an_async_activity_is_a_failure_and_the_loop_lives(
+    bench: Any, pools: dict[str, str]
+) -> None:
+    bench.call("quit", "quit_later", "[[],{}]", queue=pools["solo"])
+    assert bench.outcome("quit").failure.is_caused_by(SystemExit)
+    bench.call("quit2", "add_later", "[[1,2],{}]", queue=pools["solo"])
+    assert bench.outcome("quit2").result == "3"
+
+
+def test_an_exception_without_a_decent_text_still_travels(bench: Any, pools: dict[str, str]) -> None:
+    bench.call("awkward", "awkward", '[["text"],{}]', queue=pools["threads"])
+    failure = bench.outcome("awkward").failure
+    assert failure.is_caused_by("Awkward")
+    assert "KeyError" in failure.message
+    assert failure.properties["b"] == [1, 2]
+    bench.call("half", "awkward", '[["half"],{}]', queue=pools["threads"])
+    assert bench.outcome("half").failure.message == "half \\udcff"
+
+
+def test_a_call_that_was_put_aside_is_fetched(bench: Any, pools: dict[str, str]) -> None:
+    execution = bench.start("aside")
+    text = json.dumps([["y" * 100_000], {}])
+    keys = bench.store.keys
+    bench.store.run(payloads.stage(keys, "aside", execution, [("a1", payloads.pack(text))]))
+    step = bench.step("aside", execution, "echo", "@a1", queue=pools["prefork"])
+    bench.commit("aside", execution, messages=[step])
+    reference = bench.outcome("aside").result
+    (blob,) = bench.store.run(payloads.fetch(keys, execution, [reference[1:]]))
+    assert payloads.unpack(blob) == json.dumps("y" * 100_000)
+
+
+def test_limits_are_armed_while_the_activity_runs_and_gone_afterwards(
+    bench: Any, pools: dict[str, str], tmp_path: Path
+) -> None:
+    call = json.dumps([[0.5, str(tmp_path / "log")], {}])
+    execution = bench.call("armed", "sleep", call, queue=pools["threads"], timeout=60_000, heartbeat=30_000)
+    bench.wait_for((tmp_path / "log").exists)
+    client, keys = bench.store.client, bench.store.keys
+    members = [m.decode() for m in client.zrange(keys.deadlines, 0, -1)]
+    task = f"{execution}:1:1:armed"
+    assert sorted(m for m in members if task in m) == [f"c:{task}", f"h:{task}"]
+    bench.outcome("armed")
+    assert not [m for m in client.zrange(keys.deadlines, 0, -1) if task.encode() in m]
+
+
 def test_non_retryable_ends_at_once(bench: Any, pools: dict[str, str]) -> None:
     bench.call("never", "fail", '[["never"],{}]', queue=pools["threads"], retry=policy())
     event = bench.outcome("never")

@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from celeriac.celery_app.settings import Settings
+from celeriac.cli.exits import Exit
 from celeriac.cli.main import cli
 from celeriac.orchestrations import history
 
@@ -36,7 +37,13 @@ def test_every_command() -> None:
     commands = set(cli.commands)
     nested = {f"{n} {s}" for n in cli.commands for s in getattr(cli.commands[n], "commands", {})}
     groups = {n.split()[0] for n in nested}
-    assert {c.split(" [")[0].split(" <")[0] for c in first_column("cli.md")} == (commands - groups) | nested
+    documented = {re.sub(r" [\[A-Z].*", "", row) for row in first_column("cli.md")}
+    assert documented == (commands - groups) | nested
+
+
+def test_every_exit_code() -> None:
+    rows = re.findall(r"^\| (\d+) \|", (DOCS / "cli.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert [int(code) for code in rows] == list(Exit)
 
 
 def test_every_event_kind_with_its_number() -> None:

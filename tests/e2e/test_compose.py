@@ -57,7 +57,9 @@ def test_every_variable_is_a_setting(name: str) -> None:
 
 @pytest.mark.parametrize("name", OURS)
 def test_every_process_finds_the_redis_of_the_file_and_waits_for_it(name: str) -> None:
-    settings = Settings.load(SERVICES[name]["environment"], cwd=Path("/"))
+    defaults = {k: re.sub(r"\$\{\w+:-(.*)\}", r"\1", v) for k, v in SERVICES[name]["environment"].items()}
+    settings = Settings.load(defaults, cwd=Path("/"))
+    assert settings.apps == ("celeriac.orchestrations.examples",)
     assert settings.redis_url == "redis://redis:6379/0"  # the service's name and Redis' own port
     assert SERVICES[name]["depends_on"] == {"redis": {"condition": "service_healthy"}}
 

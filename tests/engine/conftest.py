@@ -1,7 +1,8 @@
-"""A laboratory for the engine: real Redis, real orchestrator workers in threads, and a pump that plays Celery.
+"""A laboratory for the engine: real Redis, real orchestrator workers in threads, and a pump that plays
+Celery.
 
-The pump takes the emitted messages by the transport's own script and reports outcomes by the backend's own calls, so
-these tests need no Celery worker and yet mock nothing of ours.
+The pump takes the emitted messages by the transport's own script and reports outcomes by the backend's own
+calls, so these tests need no Celery worker and yet mock nothing of ours.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
+
 from celeriac.activities import ActivityContext, ActivityRegistry, activity, run_activity
 from celeriac.celery_app import retrying
 from celeriac.celery_app.app import create_app
@@ -196,7 +198,9 @@ class Lab:
 
     # --- what a test asks ---
 
-    def run(self, what: Orchestrator[Any, Any] | str, input: Any = None, *, timeout: float = 30, **more: Any) -> OrchestrationState:
+    def run(
+        self, what: Orchestrator[Any, Any] | str, input: Any = None, *, timeout: float = 30, **more: Any
+    ) -> OrchestrationState:
         """Start and wait for the end."""
         return self.client.wait(self.client.start(what, input, **more), timeout=timeout)
 
@@ -219,7 +223,9 @@ class Lab:
     # --- what the pump needs ---
 
     def text(self, store: Store, execution: str, ref: str) -> str:
-        return payloads.unpack(store.run(payloads.fetch(store.keys, execution, [ref[1:]]))[0]) if ref.startswith("@") else ref
+        if not ref.startswith("@"):
+            return ref
+        return payloads.unpack(store.run(payloads.fetch(store.keys, execution, [ref[1:]]))[0])
 
     def put_aside(self, store: Store, task: TaskId, text: str) -> str:
         if len(text) <= self.settings.aside_over:

@@ -22,7 +22,7 @@ from celeriac.celery_app.settings import Settings
 from celeriac.celery_app.store import Store, turns
 from celeriac.celery_app.store.endings import endings_of
 from celeriac.celery_app.store.records import Commit
-from celeriac.orchestrations.errors import InstanceNotFoundError, RedisUnavailableError
+from celeriac.orchestrations.errors import InstanceNotFoundError, RedisUnavailableError, RedisUnsuitableError
 from celeriac.orchestrations.history import ExecutionCompleted, encode_event
 from celeriac.orchestrations.registry import OrchestratorDefinition, Registry
 
@@ -212,6 +212,30 @@ def test_a_waiter_survives_a_restart_of_redis() -> None:
                 start = time.monotonic()
                 assert waiting.result().output == "a"
                 assert time.monotonic() - start < 5
+    finally:
+        redis.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def test_a_redis_that_evicts_keys_is_refused_before_anything_is_written() -> None:
+    directory = Path(tempfile.mkdtemp(prefix="clr"))
+    redis = embedded.start(directory)
+    try:
+        settings = Settings(redis_url=redis.url)
+        with Store.connect(settings) as store:
+            store.client.config_set("maxmemory-policy", "allkeys-lru")
+            with Client(settings=settings, registry=REGISTRY) as client:
+                with pytest.raises(RedisUnsuitableError, match="maxmemory-policy is allkeys-lru"):
+                    client.start("flow")
+                assert store.client.dbsize() == 0
+                store.client.config_set("maxmemory-policy", "noeviction")
+                client.start("flow")
+            store.client.set(store.keys.schema, "999")
+            with (
+                Client(settings=settings, registry=REGISTRY) as client,
+                pytest.raises(RedisUnsuitableError, match="newer Celeriac"),
+            ):
+                client.list()
     finally:
         redis.stop()
         shutil.rmtree(directory, ignore_errors=True)

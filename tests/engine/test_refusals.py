@@ -1,4 +1,5 @@
-"""What goes wrong is said clearly, concerns one instance, and never hangs: bad names, values, code and sizes."""
+"""What goes wrong is said clearly, concerns one instance, and never hangs: bad names, values, code and
+sizes."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ def test_unknown_activity_in_a_group_fails_its_part(lab: Any) -> None:
 
     @lab.orchestrator
     async def calls(ctx: Any) -> Any:
-        tasks = [ctx.call_activity(fine, 1), ctx.call_activity("no_such_activity", 2), ctx.call_activity(fine, 3)]
+        names = [fine, "no_such_activity", fine]
+        tasks = [ctx.call_activity(name, n) for n, name in enumerate(names, 1)]
         results = await when_all(tasks, return_exceptions=True)
         return [r if isinstance(r, int) else str(r) for r in results]
 
@@ -222,7 +224,7 @@ def test_continue_as_new_carries_big_payloads(lab: Any) -> None:
             event = await ctx.wait_for_external_event("late", str)
             return [len(text), len(event)]
         await ctx.wait_for_external_event("go")
-        ctx.continue_as_new([count + 1, text + "y"])
+        return ctx.continue_as_new([count + 1, text + "y"])
 
     instance = lab.client.start(runs, [0, "x" * 100_000])
     lab.client.raise_event(instance, "late", "z" * 90_000)
@@ -268,13 +270,17 @@ def test_over_the_limit_fails_what_asked_for_it(lab: Any) -> None:
 
 def test_too_wide_a_step_fails_clearly(lab: Any) -> None:
     @lab.orchestrator
-    async def wide(ctx: Any) -> None:
-        for n in range(3000):
-            ctx.create_timer(timedelta(hours=1 + n))
-        await ctx.wait_for_external_event("never")
+    async def wide(ctx: Any, count: int) -> int:
+        timers = [ctx.create_timer(timedelta(hours=1 + n)) for n in range(count)]
+        await ctx.wait_for_external_event("go")
+        return len(timers)
 
     lab.work()
-    state = lab.run(wide)
+    instance = lab.client.start(wide, 3000)
+    lab.client.raise_event(instance, "go")
+    assert lab.client.wait(instance, timeout=20).output == 3000
+    lab.until(lambda: lab.store.client.zcard(lab.store.keys.timers) == 0)
+    state = lab.run(wide, 12_000)
     assert state.status == "Failed"
     assert "too much at once" in state.failure.message
 

@@ -1,4 +1,5 @@
-"""Several orchestrators, lost claims, lost beats, a Redis that goes away: nothing is lost and nothing done twice."""
+"""Several orchestrators, lost claims, lost beats, a Redis that goes away: nothing is lost and nothing done
+twice."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from celeriac.celery_app import embedded
 from celeriac.celery_app.store import Store
 from celeriac.orchestrations import when_all

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -47,7 +48,7 @@ def listen(client: Client) -> Iterator[Callable[..., QueueTriggers]]:
     running: list[QueueTriggers] = []
 
     def start(*triggers: QueueTrigger, **more: Any) -> QueueTriggers:
-        made = QueueTriggers(client, triggers, first_delay=0.02, **more)
+        made = QueueTriggers(client, triggers, first_delay=0.02, **{"poll": 0.25, **more})
         running.append(made)
         made.start()
         return made
@@ -68,7 +69,7 @@ def test_each_message_starts_one_instance_with_it_as_input(
     client: Client, store: Store, queue: str, listen: Any
 ) -> None:
     store.client.lpush(queue, '{"n": 1}')
-    listen(QueueTrigger(queue, orchestrator="flow"))
+    listen(QueueTrigger(queue, orchestrator="flow"), poll=1.0)
     until(lambda: len(client.list()) == 1)
     start = time.monotonic()
     assert client.push(queue, {"n": 2}) >= 0
@@ -196,6 +197,19 @@ def test_an_unknown_orchestrator_is_the_reason(client: Client, queue: str, liste
     client.push(queue, 1)
     until(lambda: len(client.poison(queue)) == 1)
     assert "did you mean 'flow'" in client.poison(queue)[0].reason
+
+
+def test_a_starter_cannot_end_its_listener(client: Client, queue: str, listen: Any) -> None:
+    def starter(message: str, client: MessageClient) -> None:
+        if message == "exit":
+            sys.exit(3)
+        client.start("flow", message)
+
+    listen(QueueTrigger(queue, starter=starter, max_dequeue=2))
+    client.push(queue, "exit")
+    client.push(queue, "good")
+    until(lambda: len(client.list()) == 1 and len(client.poison(queue)) == 1)
+    assert client.poison(queue)[0].reason == "SystemExit: 3"
 
 
 def test_a_stop_gives_back_what_waits_for_another_try(

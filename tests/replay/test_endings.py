@@ -226,6 +226,15 @@ def test_time_comes_from_events_and_never_goes_back() -> None:
     assert [event.at - START for event in live.history[-2:]] == [2500, 2500]
 
 
+def test_what_is_dropped_moves_neither_the_time_nor_the_length() -> None:
+    live = Live(waits_for_x)
+    live.start()
+    turn = live.apply(TaskCompleted(at=START + 9000, seq=5), EventRaised(at=START + 10, name="x"))
+    assert turn.consumed == 2
+    assert [event.at - START for event in turn.events] == [10, 10]
+    assert live.execution.history_length == len(live.history) == 3
+
+
 def test_a_second_start_is_dropped() -> None:
     live = Live(waits_for_x)
     live.start()

@@ -65,10 +65,11 @@ def test_a_kept_event_is_taken_in_the_step_that_awaits_it() -> None:
     assert live.output == [2, 1, 3]
 
 
-def test_among_awaited_waiters_the_oldest_is_served() -> None:
+@pytest.mark.parametrize("turned", [True, False])
+def test_among_awaited_waiters_the_oldest_is_served(turned: bool) -> None:
     async def waits(ctx: Ctx) -> Any:
         oldest, middle, youngest = (ctx.wait_for_external_event("x") for _ in range(3))
-        winner = await when_any([youngest, middle])
+        winner = await when_any([youngest, middle] if turned else [middle, youngest])
         first = [name for name, task in (("middle", middle), ("youngest", youngest)) if task is winner]
         return [first, await when_all([youngest, oldest])]
 
@@ -95,7 +96,8 @@ def test_kept_events_end_a_race_in_the_order_in_which_they_came() -> None:
     assert live.output == [True, 2]
 
 
-def test_a_waiter_inside_a_finished_group_is_not_awaited_any_more() -> None:
+@pytest.mark.parametrize("looked_before", [True, False])
+def test_a_waiter_inside_a_finished_group_is_not_awaited_any_more(looked_before: bool) -> None:
     async def nested(ctx: Ctx) -> Any:
         waiter = ctx.wait_for_external_event("x")
         inner = when_any([waiter, ctx.call_activity("a")])
@@ -104,6 +106,8 @@ def test_a_waiter_inside_a_finished_group_is_not_awaited_any_more() -> None:
 
     live = Live(nested)
     live.start()
+    if looked_before:
+        live.raised("other")
     live.done(0)
     live.raised("x", "kept")
     live.done(1)

@@ -71,6 +71,25 @@ def test_a_redis_that_is_not_there_is_named_without_its_password(tmp_path: Path)
     assert f"127.0.0.1:{port}" in str(caught.value)
 
 
+def test_a_refused_login_and_a_replica_are_told_apart_from_silence(desk: Any, tmp_path: Path) -> None:
+    client = desk.store.client
+    client.execute_command("ACL", "SETUSER", "eve", "on", ">pw", "~*", "+@all")
+    try:
+        path = desk.store.url.removeprefix("unix://")
+        with (
+            Store.connect(At(f"unix://eve:wrong@{path}")) as store,
+            pytest.raises(RedisUnavailableError, match="refuses the login") as caught,
+        ):
+            store.run(command("PING"))
+        assert "wrong" not in str(caught.value)
+        client.execute_command("REPLICAOF", "127.0.0.1", "1")
+        with pytest.raises(RedisUnavailableError, match="read-only replica"):
+            desk.start()
+    finally:
+        client.execute_command("REPLICAOF", "NO", "ONE")
+        client.execute_command("ACL", "DELUSER", "eve")
+
+
 class Dropper:
     """A server that counts connections, swallows what they send and hangs up, `times` times; then answers."""
 

@@ -299,6 +299,25 @@ def test_seeded_schedules_with_windows_retries_duplicates_and_terminate(desk: An
         finish(desk, model, real)
 
 
+def test_a_group_opened_and_dissolved_by_one_commit_reports_singly(desk: Any) -> None:
+    desk.start()
+    messages = [OpenedStep(FIRST + n, desk.queue, b"m", group=FIRST) for n in range(2)]
+    claimed = desk.claim_one()
+    group = GroupOpen(FIRST, 3, 2, 2)
+    turn = desk.turn(claimed, groups=[group], messages=messages, dissolve=[FIRST], close=[FIRST])
+    assert desk.commit(turn).ready
+    fields = desk.open(claimed.execution)
+    assert (fields[f"g{FIRST}x"], fields[f"g{FIRST}i"], fields[f"{FIRST + 1}"]) == ("1", "1", f"1|g{FIRST}")
+    assert str(FIRST) not in fields
+    assert desk.inbox() == [f"E{FIRST}"]
+    outcome = open_text(PartOutcome(result="1"))
+    call = steps.complete(
+        desk.keys, "a", claimed.execution, FIRST + 1, 1, success=True, text=outcome, index=1, now=desk.now
+    )
+    assert desk.store.run(call) == "OK"
+    assert [type(e).__name__ for e in desk.inbox()] == ["str", "TaskCompleted"]
+
+
 def test_outcomes_of_a_group_are_read_in_index_order_with_their_attempts(desk: Any) -> None:
     model, real = Model(SIZE), Real(desk, SIZE, "a")
     both(desk, model, real, "retry", 2, 1)

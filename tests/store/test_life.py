@@ -81,6 +81,21 @@ def test_suspended_in_its_first_turn_the_control_waits_for_the_history(desk: Any
     desk.step()
 
 
+def test_suspended_in_a_first_turn_that_crashed_it_waits_for_resume(desk: Any) -> None:
+    desk.start()
+    desk.claim(incarnation="o9")
+    control(desk, instances.suspend)
+    desk.now += 60_000
+    desk.store.run(turns.sweep(desk.keys, now=desk.now))
+    assert desk.claim() == []
+    assert desk.record()["stage"] == "0"
+    control(desk, instances.resume)
+    claimed = desk.claim_one()
+    assert (claimed.alone, claimed.controls, len(claimed.inbox)) == (True, [], 1)
+    assert desk.commit(desk.turn(claimed)).ready
+    desk.step()
+
+
 def test_cancel_overtakes_waiting_events_and_resumes(desk: Any) -> None:
     desk.start()
     desk.step()

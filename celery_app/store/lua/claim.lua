@@ -41,6 +41,9 @@ for _, id in ipairs(ids) do
   local suspect = r[9] == '1'
   if r[10] ~= '1' then
     stale[#stale + 1] = id
+  elseif r[5] and redis.call('LLEN', hist .. id) == 0 then
+    redis.call('HSET', key, 'stage', '0') -- suspended before it began: resume makes it ready
+    stale[#stale + 1] = id
   elseif suspect and (held > 0 or #taken > 0) then
     if #taken == 0 and now - tonumber(redis.call('ZSCORE', ready, id)) > DRAIN_AFTER then break end
   else
@@ -59,7 +62,8 @@ for _, id in ipairs(ids) do
     end
     local controls = length > 0 and redis.call('LRANGE', control .. id, 0, 99) or {}
     out[#out + 1] = {id, claim, r[1], r[2], r[3], r[4], r[5] or '', r[6], r[7] or '', r[8] or '0',
-      suspect and 1 or 0, length, controls, items, left, r[11] or '0'}
+      suspect and 1 or 0, length, controls, items, left, r[11] or '0',
+      length > 0 and redis.sha1hex(redis.call('LINDEX', hist .. id, -1)) or ''}
     if suspect or bytes > BYTES_MOST then break end
   end
 end

@@ -40,11 +40,11 @@ redis.call('SREM', claims .. string.match(c.claim, '^(.*)%.%d+$'), id)
 if r[8] or r[9] or r[10] then redis.call('HDEL', inst .. id, 'suspect', 'crashes', 'waiting', 'alone') end
 consume(id, c)
 if not c.next_run then push_all(hist .. id, c.events or {}) end
-local touched = close_steps(id, execution, c)
 open_groups(execution, c)
 open_steps(id, execution, messages)
 open_timers(id, execution, c.timers or {})
 open_children(id, execution, c.children or {})
+local touched = close_steps(id, execution, c) -- after opening: a turn may close what it opened itself
 local undelivered = send_events(execution, c.sends or {})
 for _, text in ipairs(c.own or {}) do redis.call('RPUSH', inbox .. id, text .. ',"at":' .. now_s .. '}') end
 ask_windows(id, execution, c, touched)

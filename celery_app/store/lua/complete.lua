@@ -17,38 +17,16 @@ if (gseq == nil) ~= (index < 0) then return redis.error_reply('GONE step ' .. se
 
 -- Write. Each first write refuses when memory is out.
 for _, pair in ipairs(payloads) do redis.call('HSET', pay .. execution, pair[1], pair[2]) end
-local awake = false
+local awake = true
 if not gseq then
   redis.call('RPUSH', inbox .. instance, text .. attempts_text(v[2]) .. ',"at":' .. now_s .. '}')
-  redis.call('HDEL', key, seq, 'f' .. seq)
-  awake = true
 else
-  local g = 'g' .. gseq
-  local group = redis.call('HMGET', key, g, g .. 'x', g .. 'd', g .. 'f')
-  local failed = attempts_text(v[2])
-  if group[1] and not group[2] then
-    if text == '{' and failed ~= '' then failed = string.sub(failed, 2) end
-    redis.call('HSET', pay .. execution, g .. ':' .. string.format('%.0f', index),
-      (success and '+' or '-') .. text .. failed .. '}')
-    redis.call('HINCRBY', key, g .. 'd', 1)
-    if not success then redis.call('HINCRBY', key, g .. 'f', 1) end
-  else
-    redis.call('RPUSH', inbox .. instance, part_event(seq, success, text, failed))
-    awake = true
-  end
-  redis.call('HDEL', key, seq, 'f' .. seq)
-  if group[1] then
-    if not string.find(value, '^%d+|p') then redis.call('HINCRBY', key, g .. 'i', -1) end
-    if not group[2] and tonumber(group[3]) + 1 == tonumber(group[1]) then
-      local n = tonumber(group[4]) + (success and 0 or 1)
-      redis.call('RPUSH', inbox .. instance, '{"k":6,"seq":' .. gseq .. ',"failed":' .. n .. ',"at":' .. now_s .. '}')
-      forget_group(key, gseq)
-      awake = true
-    elseif want_window(instance, key, gseq) then
-      awake = true
-    end
-  end
+  awake = join_part(instance, execution, gseq, {
+    seq = seq, index = index, success = success, text = text, attempts = attempts_text(v[2]),
+    held_slot = not string.find(value, '^%d+|p'),
+  })
 end
+redis.call('HDEL', key, seq, 'f' .. seq)
 drop_attempt(execution, seq, value, instance)
 if awake then make_ready(instance, record[1], record[3]) end
 return 'OK'

@@ -26,6 +26,35 @@ local function part_event(seq, success, outcome, attempts)
     .. attempts .. ',"at":' .. now_s .. '}'
 end
 
+-- A part has ended: stored by index and counted, or reported singly when its group is dissolved or forgotten. Returns
+-- whether something came into the inbox. The counters are read and written in one command each: this is hot.
+local function join_part(id, execution, gseq, part)
+  local key, g = open .. execution, 'g' .. gseq
+  local v = redis.call('HMGET', key, g, g .. 'x', g .. 'd', g .. 'f', g .. 'c', g .. 'i', g .. 'w', g .. 'e')
+  local attempts = part.attempts
+  local single = not v[1] or v[2]
+  if single then
+    redis.call('RPUSH', inbox .. id, part_event(part.seq, part.success, part.text, attempts))
+    if not v[1] then return true end
+  else
+    if part.text == '{' then attempts = string.sub(attempts, 2) end
+    redis.call('HSET', pay .. execution, g .. ':' .. string.format('%.0f', part.index),
+      (part.success and '+' or '-') .. part.text .. attempts .. '}')
+  end
+  local done = tonumber(v[3]) + (single and 0 or 1)
+  local failed = tonumber(v[4]) + ((single or part.success) and 0 or 1)
+  local in_flight = tonumber(v[6]) - (part.held_slot and 1 or 0)
+  if not single and done == tonumber(v[1]) then
+    redis.call('RPUSH', inbox .. id, '{"k":6,"seq":' .. gseq .. ',"failed":' .. failed .. ',"at":' .. now_s .. '}')
+    forget_group(key, gseq)
+    return true
+  end
+  local wanted = not v[8] and tonumber(v[5]) < tonumber(v[1]) and in_flight * 2 <= tonumber(v[7])
+  if wanted then redis.call('RPUSH', inbox .. id, 'E' .. gseq) end
+  redis.call('HSET', key, g .. 'd', done, g .. 'f', failed, g .. 'i', in_flight, unpack(wanted and {g .. 'e', '1'} or {}))
+  return single or wanted
+end
+
 -- Turn stored outcomes of a dissolved group into inbox items, at most `limit` of them looked at from index
 -- `first` on; what remains is left to the sweep.
 local function spill(id, execution, gseq, size, first, limit)
