@@ -66,13 +66,17 @@ def current() -> Celery:
 def register_activities(app: CeleriacApp, registry: ActivityRegistry) -> None:
     """Register each activity as a task, and have workers serve the queues that activities name."""
     settings = app.celeriac_settings
-    queues = {settings.queue: None}
+    # A module of the user may have declared queues for plain tasks: they stay.
+    queues = dict(app.amqp.Queues(app.conf.task_queues))
+    names = [settings.queue]
     for name in registry.names():
         activity = registry.get(name)
         assert activity is not None  # the registry has just named it
         app.register_task(ActivityTask.of(activity, settings))
-        queues.setdefault(activity.options.queue or settings.queue)
-    app.conf.task_queues = tuple(Queue(name, routing_key=name) for name in queues)
+        names.append(activity.options.queue or settings.queue)
+    for name in names:
+        queues.setdefault(name, Queue(name, routing_key=name))
+    app.conf.task_queues = tuple(queues.values())
 
 
 def worker_queues(app: Celery) -> tuple[str, ...]:

@@ -123,6 +123,10 @@ class Channel(kombu_redis.Channel):
         else:
             self.run(flights.publish(self.hub_keys, key, dumps(message)))
 
+    def _has_queue(self, queue: str, **kwargs: Any) -> bool:
+        """Whether the queue has messages: all that Redis knows of it. (kombu 5.7 forgets the prefix here.)"""
+        return bool(self.plain.exists(*(self.queue_key(queue, step) for step in self.priority_steps)))
+
     # --- consuming ------------------------------------------------------------------------------
 
     @property
@@ -260,18 +264,9 @@ class Channel(kombu_redis.Channel):
     def _park(self, flying: InFlight, held: Held, message: dict[str, Any], due: float) -> None:
         """A stock client published it with a countdown: it waits in Redis, not here."""
         key = self.queue_key(held.queue, self._get_message_priority(message, reverse=False))
-        member = "~" + str(message["properties"]["delivery_tag"])
-        self.run(
-            flights.park(
-                self.hub_keys,
-                member,
-                key,
-                held.raw,
-                int(due * 1000),
-                incarnation=held.incarnation,
-                field=held.number,
-            )
-        )
+        member, at = "~" + str(message["properties"]["delivery_tag"]), int(due * 1000)
+        where = {"incarnation": held.incarnation, "field": held.number}
+        self.run(flights.park(self.hub_keys, member, key, held.raw, at, **where))
         flying.forget(held.tag)
         self._intake.look_for_due()
 

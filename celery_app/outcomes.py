@@ -7,11 +7,13 @@ only) the call is repeated with jittered back-off. Only when the worker is asked
 
 from __future__ import annotations
 
+import functools
 import logging
 import random
 import time
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
 
 from celery.exceptions import Reject, SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 from kombu.exceptions import DecodeError
@@ -37,6 +39,7 @@ __all__ = ["Caught", "OutcomeWriter", "caught_from", "step_from"]
 logger = logging.getLogger("celeriac.activity")
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 FIRST_PAUSE: Final = 0.05
 MAX_PAUSE: Final = 2.0
@@ -98,12 +101,29 @@ def step_from(task_id: str, request: Any) -> Step | None:
     return Step(task, str(request.get("task") or ""), str(args[0]), header, group)
 
 
+def _undisturbed(write: Callable[P, None]) -> Callable[P, None]:
+    """Report although the soft limit fires meanwhile: the activity has ended, so it is no failure any more.
+
+    The limit fires once for a task, and every call to the store may be repeated.
+    """
+
+    @functools.wraps(write)
+    def written(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            write(*args, **kwargs)
+        except SoftTimeLimitExceeded:
+            write(*args, **kwargs)
+
+    return written
+
+
 class OutcomeWriter:
     """Writes outcomes for one app. No state of its own; usable from any process and thread."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
 
+    @_undisturbed
     def success(self, step: Step, result: str) -> None:
         """End the step with this JSON text."""
         settings = self._runtime.settings
@@ -119,6 +139,7 @@ class OutcomeWriter:
             result = f"@{aside[0]}"
         self._close(step, retrying.succeeded(self._runtime.store.keys, step, result, aside))
 
+    @_undisturbed
     def failure(self, step: Step, caught: Caught) -> None:
         """Park the next attempt, or end the step with this failure."""
         now = self.settle(command(b"TIME", decode=_milliseconds))

@@ -2,8 +2,8 @@
 
 Each tick is one pipeline: the commits of the last batch, the chores that are due (see chores.py) and the
 claim of the next batch; then the turns of that batch are taken in memory (see turning.py). With nothing to
-do the loop blocks on the wake list until something becomes ready or a timer is due, a second at most, so a
-lost wake-up costs a second.
+do the pipeline blocks on the wake list before it claims, until something becomes ready or a timer is due, a
+second at most, so a lost wake-up costs a second.
 
 What a failure costs. A commit that did not come back with OK: the live execution is dropped, and whoever
 claims the instance next replays it. Redis away, or this process taken for dead while it stood still: the
@@ -92,6 +92,7 @@ class OrchestratorWorker:
             self._chores.clock, self._beat_if_due,
         )  # fmt: skip
         self._lapses = Lapses(store, emitter, self._chores.clock)
+        self._idle = False  # the last claim found nothing
         self.turns_taken = 0
 
     # --- life ---
@@ -167,36 +168,37 @@ class OrchestratorWorker:
     # --- the loop ---
 
     def _tick(self) -> None:
-        """One round: send, do the chores, claim, take the turns; or wait."""
+        """One round: send what is finished, do the chores that are due, claim, take the turns."""
         self._stage()
         calls = self._calls_of(self._answers)
         chores = self._chores.due()
         sent = len(calls)
-        calls += [chore.make() for chore in chores]
+        calls += [chore.make() for chore in chores] or self._wait_for_work()
         calls.append(turns.claim(self._keys, self.incarnation, self._claims, self._limit))
         self._claims += self._limit
         replies = self._store.run_all(calls)
-        progress = bool(self._answers)
         self._settle(replies[:sent])
         claimed = replies[-1]
-        if not isinstance(claimed, Exception) and claimed:
+        self._idle = not claimed
+        if not isinstance(claimed, Exception):
             self._answers = self._turner.take(claimed)
             self.turns_taken += len(claimed)
-        for chore, reply in zip(chores, replies[sent:-1], strict=True):
+        for chore, reply in zip(chores, replies[sent:], strict=False):
             self._chores.take(chore, reply)
         if isinstance(claimed, Exception):
             raise claimed
         if self._chores.lapsed:
             lapsed, self._chores.lapsed = self._chores.lapsed, []
             self._lapses.judge(lapsed)
-        if not claimed and not progress:
-            self._await_work()
 
-    def _await_work(self) -> None:
-        """Block until something may be ready, a chore is due, or a second has passed."""
-        timeout = self._chores.idle_for(LONGEST_BLOCK)
-        if timeout > 0 and not self._stopping:
-            self._store.run(command("BRPOP", self._keys.wake, f"{max(timeout, 0.001):.3f}", idempotent=False))
+    def _wait_for_work(self) -> list[Call[Any]]:
+        """After a claim that found nothing: a BRPOP, behind which the next claim waits in the same pipeline
+        until something becomes ready, a chore is due, or a second has passed.
+        """
+        if self._answers or not self._idle or self._stopping:
+            return []
+        timeout = max(0.001, self._chores.idle_for(LONGEST_BLOCK))
+        return [command("BRPOP", self._keys.wake, f"{timeout:.3f}", idempotent=False)]
 
     def _stage(self) -> None:
         """Put big payloads aside before the commits that refer to them, some MB a call."""

@@ -25,6 +25,7 @@ from .supervisor import Supervisor
 
 UP_SECONDS: Final = 40.0
 LOOK_SECONDS: Final = 0.25
+STOP_SECONDS: Final = 5.0  # at the end there is nothing left to finish
 
 
 class Run:
@@ -66,11 +67,18 @@ class Run:
         self._redis = embedded.start(self.folder / "redis")
         # A shorter lease than in production: whoever kills a process here wants to see what happens.
         self.settings = Settings(redis_url=self._redis.url, apps=(apps,), lease=6.0, beat=1.0)
+        temporary = self.folder / "tmp"  # of the children: goes with the folder, even if they are killed
+        temporary.mkdir()
         self.environment = {
-            **process_environment(), **self.settings.environment(), "PYTHONUNBUFFERED": "1"
-        }  # fmt: skip
+            **process_environment(),
+            **self.settings.environment(),
+            "PYTHONUNBUFFERED": "1",
+            "TMPDIR": str(temporary),
+        }
         self._client = Client(settings=self.settings)
-        self._supervisor = Supervisor(self.environment, self._note, self._notice, self._revive_redis)
+        self._supervisor = Supervisor(
+            self.environment, self._note, self._notice, self._revive_redis, stop_seconds=STOP_SECONDS
+        )
         for n in range(1, self._orchestrators + 1):
             self._supervisor.add(f"orchestrator-{n}", ["orchestrator"])
         for n in range(1, self._workers + 1):
@@ -232,7 +240,7 @@ class Run:
             total = [total[0] + activities, total[1] + retries]
             table.add_row(
                 Text(f"{'  ' * level}{state.id}"), render.status_text(state.status), Text(_outcome(state)),
-                render.duration(state.elapsed), f"{activities:,}", str(retries) if retries else "",
+                render.duration(render.age(state)), f"{activities:,}", str(retries) if retries else "",
             )  # fmt: skip
         table.add_row("", "", "", "", f"{total[0]:,}", str(total[1]), style="bold")
         self.out.print(table)

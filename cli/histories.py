@@ -16,6 +16,7 @@ from celeriac.orchestrations.history import AnyEvent, Event
 from . import render
 
 SHOWN: Final = 100  # characters of a payload
+NARROW: Final = 100  # columns; below, the time of day gives way to the rest
 OUTSIDE: Final = kinds.OUTSIDE
 
 
@@ -34,18 +35,19 @@ def show(events: Sequence[AnyEvent]) -> None:
     if not events:
         out.print("No history yet: no orchestrator worker has taken this instance.")
         return
-    table = render.plain_table("", "Time", "After", "Event", "")
-    table.columns[4].overflow = "fold"
+    narrow = out.width < NARROW
+    table = render.plain_table("", *([] if narrow else ["Time"]), "After", "Event", "About")
     names = {seq_of(event): name_of(event) for event in events if name_of(event)}
     first = events[0].at
     for number, event in enumerate(events):
         outside = isinstance(event, OUTSIDE)
+        time = render.local(datetime.fromtimestamp(event.at / 1000, UTC))
         table.add_row(
             Text(str(number), style="dim"),
-            render.local(datetime.fromtimestamp(event.at / 1000, UTC)),
+            *([] if narrow else [time]),
             f"+{render.duration((event.at - first) / 1000)}" if number else "",
             Text(f"{'' if outside else '  '}{type(event).__name__}", style=_style(event)),
-            Text(_about(event, names)),
+            render.about(_about(event, names)),
         )
     out.print(table)
 
@@ -110,7 +112,7 @@ def _detail(event: AnyEvent) -> str:
 def _ending(event: AnyEvent) -> str:
     failure = getattr(event, "failure", None)
     if failure is not None:
-        return f"{failure.error_type}: {render.first_line(failure.message, SHOWN)}"
+        return render.short_failure(failure)
     return str(getattr(event, "reason", "") or getattr(event, "change", ""))
 
 

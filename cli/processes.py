@@ -35,6 +35,15 @@ def _serving_settings(common: Common) -> Settings:
     return settings
 
 
+def _refuse_unsuitable(settings: Settings) -> None:
+    """Celery alone would try for ever to reach a Redis that is not there, and take one that loses work."""
+    from celeriac.celery_app.store import Store
+    from celeriac.celery_app.store.server import check_server, ensure_suitable, info
+
+    with Store.connect(settings) as store:
+        ensure_suitable(check_server(store.run(info())))
+
+
 @click.command()
 @log_option
 @pass_serving
@@ -80,6 +89,7 @@ def worker(
     to Celery: celeriac worker -- --max-tasks-per-child 1000
     """
     settings = _serving_settings(common)
+    _refuse_unsuitable(settings)
     from celeriac.celery_app.app import create_app, worker_queues
 
     celery_app = create_app(settings)

@@ -14,7 +14,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -97,33 +96,43 @@ def value(content: Any, limit: int = 0) -> str:
     return text if not limit or len(text) <= limit else text[: limit - 1] + "…"
 
 
+def age(state: OrchestrationState) -> timedelta:
+    """How long the instance took, or has been there."""
+    return state.elapsed if state.is_final else datetime.now(UTC) - state.created_at
+
+
 def state_table(states: Iterable[OrchestrationState]) -> Table:
     """`celeriac list`."""
     table = plain_table("Instance", "Name", "Status", "Created", "Took", "About")
-    table.columns[0].no_wrap = True
-    table.columns[0].overflow = "fold"
-    now = datetime.now(UTC)
+    table.columns[0].overflow = "fold"  # an id that is cut is of no use
+    table.columns[0].no_wrap = False
     for state in states:
-        took = state.elapsed if state.is_final else now - state.created_at
         table.add_row(
             Text(state.id),
             Text(f"{state.name} {state.version}".strip()),
             status_text(state.status),
             local(state.created_at),
-            duration(took),
-            Text(_about(state)),
+            duration(age(state)),
+            about(_about(state)),
         )
     return table
 
 
 def _about(state: OrchestrationState) -> str:
     if state.failure is not None:
-        return f"{state.failure.error_type.rpartition('.')[2]}: {first_line(state.failure.message)}"
+        return short_failure(state.failure)
     if state.waiting:
         return f"waits: {state.waiting}"
     if state.reason:
         return state.reason
     return value(state.custom_status, 60) if state.custom_status is not None else ""
+
+
+def short_failure(failure: FailureDetails) -> str:
+    """The error at the root of a failure, on one line."""
+    while failure.inner is not None:
+        failure = failure.inner
+    return f"{failure.error_type.rpartition('.')[2]}: {first_line(failure.message)}"
 
 
 def first_line(text: str, limit: int = 80) -> str:
@@ -141,10 +150,7 @@ def show_state(out: Console, state: OrchestrationState) -> None:
     grid.add_row("Name", Text(f"{state.name}{f' (version {state.version})' if state.version else ''}"))
     grid.add_row("Status", status_text(state.status))
     grid.add_row("Created", local(state.created_at))
-    label, length = (
-        ("Took", state.elapsed) if state.is_final else ("Age", datetime.now(UTC) - state.created_at)
-    )
-    grid.add_row(label, duration(length))
+    grid.add_row("Took" if state.is_final else "Age", duration(age(state)))
     facts: list[tuple[str, Any]] = [
         ("Parent", state.parent_id),
         ("Tags", ", ".join(f"{k}={v}" for k, v in state.tags.items())),
@@ -209,10 +215,10 @@ def plain_table(*columns: str) -> Table:
     """A table without lines."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in columns:
-        table.add_column(column, overflow="fold" if column == "About" else "ellipsis")
+        table.add_column(column, overflow="ellipsis", no_wrap=column != "About")
     return table
 
 
-def markup_safe(text: str) -> str:
-    """Text that rich does not take for markup."""
-    return escape(text)
+def about(text: str) -> Text:
+    """A cell of the column About: takes what room there is, and is cut there."""
+    return Text(text, no_wrap=True, overflow="ellipsis")

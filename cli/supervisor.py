@@ -71,9 +71,11 @@ class Supervisor:
         on_line: Notice,
         on_notice: Notice,
         each_turn: Callable[[], None] = lambda: None,
+        stop_seconds: float = STOP_SECONDS,
     ) -> None:
         self._environment = dict(environment)
         self._on_line, self._on_notice, self._each_turn = on_line, on_notice, each_turn
+        self._stop_seconds = stop_seconds
         self._thread: threading.Thread | None = None
         self._hurry = self._stopped = False
         self._selector = selectors.DefaultSelector()
@@ -138,7 +140,7 @@ class Supervisor:
         alive = [child for child in self.children.values() if child.process.poll() is None]
         for child in alive:
             child.process.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + STOP_SECONDS
+        deadline = time.monotonic() + self._stop_seconds
         while any(child.process.poll() is None for child in alive):
             if self._hurry or time.monotonic() > deadline:
                 break

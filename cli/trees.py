@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -26,25 +26,32 @@ MOST_ACTIVITIES: Final = 8  # of one instance, running ones first; the rest is c
 def tree_of(progress: InstanceProgress, height: int = 40) -> Tree:
     """The tree for a terminal of this height."""
     budget = [max(6, height)]
-    tree = Tree(_head(progress), guide_style="dim")
+    tree = Tree(_one_line(_head(progress)), guide_style="dim")
     _fill(tree, progress, budget)
     return tree
 
 
 def _fill(tree: Tree, progress: InstanceProgress, budget: list[int]) -> None:
+    alone, parts = _split(progress)
     lines = [
-        *(group_text(group) for group in progress.groups),
-        *_activities(progress.activities),
+        *(group_text(group, _running(group, parts)) for group in progress.groups),
+        *_activities([*alone, *(part for part in parts if part.state is StepState.RETRYING)]),
         *(timer_text(timer) for timer in progress.timers),
     ]
     for line in lines:
-        tree.add(line)
+        tree.add(_one_line(line))
     budget[0] -= len(lines) + 1
     for number, child in enumerate(progress.children):
         if budget[0] <= 0:
             tree.add(Text(f"and {len(progress.children) - number} more children", style="dim"))
             return
-        _fill(tree.add(_head(child)), child, budget)
+        _fill(tree.add(_one_line(_head(child))), child, budget)
+
+
+def _one_line(text: Text) -> Text:
+    """Cut at the edge of the terminal, not wrapped: the height is counted in lines."""
+    text.no_wrap, text.overflow = True, "ellipsis"
+    return text
 
 
 def _head(progress: InstanceProgress) -> Text:
@@ -52,8 +59,7 @@ def _head(progress: InstanceProgress) -> Text:
     text = render.status_text(state.status)
     text.append(f" {state.name} ", style="bold")
     text.append(state.id)
-    length = state.elapsed if state.is_final else datetime.now(UTC) - state.created_at
-    text.append(f"  {render.duration(length)}", style="dim")
+    text.append(f"  {render.duration(render.age(state))}", style="dim")
     if state.waiting:
         text.append(f"  waits: {state.waiting}", style="yellow")
     if state.custom_status is not None:
@@ -61,7 +67,25 @@ def _head(progress: InstanceProgress) -> Text:
     return text
 
 
-def _activities(activities: tuple[ActivityProgress, ...]) -> Iterator[Text]:
+def _split(progress: InstanceProgress) -> tuple[list[ActivityProgress], list[ActivityProgress]]:
+    """The activities that stand alone, and those that are parts of a fan-out."""
+
+    def is_part(activity: ActivityProgress) -> bool:
+        return any(_holds(group, activity) for group in progress.groups)
+
+    alone = [activity for activity in progress.activities if not is_part(activity)]
+    return alone, [activity for activity in progress.activities if is_part(activity)]
+
+
+def _holds(group: GroupProgress, activity: ActivityProgress) -> bool:
+    return group.seq <= activity.seq < group.seq + group.size
+
+
+def _running(group: GroupProgress, parts: list[ActivityProgress]) -> int:
+    return sum(_holds(group, part) and part.state is StepState.RUNNING for part in parts)
+
+
+def _activities(activities: Sequence[ActivityProgress]) -> Iterator[Text]:
     order = {StepState.RETRYING: 0, StepState.RUNNING: 1, StepState.QUEUED: 2}
     ordered = sorted(activities, key=lambda activity: (order[activity.state], activity.seq))
     for activity in ordered[:MOST_ACTIVITIES]:
@@ -96,13 +120,15 @@ def activity_text(activity: ActivityProgress) -> Text:
     return text
 
 
-def group_text(group: GroupProgress) -> Text:
+def group_text(group: GroupProgress, running: int) -> Text:
     """A fan-out as a bar."""
     filled = round(BAR * group.done / group.size) if group.size else BAR
     text = Text(f"{group.name or 'fan-out'} ")
     text.append("█" * filled, style="green")
     text.append("░" * (BAR - filled), style="dim")
     text.append(f" {group.done:,}/{group.size:,}")
+    if running:
+        text.append(f"  {running:,} running", style="cyan")
     if group.failed:
         text.append(f"  {group.failed:,} failed", style="red")
     return text
@@ -140,7 +166,8 @@ def lines_of(progress: InstanceProgress) -> Iterator[tuple[str, str]]:
                 f"{where}#{group.seq}",
                 f"{where} {group.name or 'fan-out'} {group.done}/{group.size} done{failed}",
             )
-        for activity in node.activities:
+        alone, parts = _split(node)
+        for activity in [*alone, *(part for part in parts if part.failures)]:
             last = activity.failures[-1] if activity.failures else None
             after = f" after {last.error_type}: {render.first_line(last.message)}" if last else ""
             yield (

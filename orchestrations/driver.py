@@ -38,6 +38,7 @@ _HERE = os.path.dirname(__file__)
 _AUTHORS_ERRORS = (Exception, SystemExit, GeneratorExit, asyncio.CancelledError)
 # How often code that is being discarded may catch GeneratorExit and await again.
 _PATIENCE = 1000
+_NO_ASYNCIO = "asyncio cannot be used in orchestrators: use ctx.create_timer to pause, an activity for IO"
 
 
 def cancellation(reason: str) -> OrchestrationCancelledError:
@@ -195,9 +196,7 @@ class Driver:
             yielded.close()
             hint = "write `yield from` with a generator helper, or make the orchestrator `async def`"
         elif yielded is None or asyncio.isfuture(yielded):
-            hint = (
-                "asyncio cannot be used in orchestrators: use ctx.create_timer to pause, an activity for IO"
-            )
+            hint = _NO_ASYNCIO
         verb = "awaits" if self._native else "yields"
         return f"orchestrator {name!r} {verb} something that is no task: {kind} {repr(yielded)[:200]}; {hint}"
 
@@ -221,6 +220,10 @@ class Driver:
             raise run.broken
         if isinstance(error, MemoryError):
             raise error
+        if isinstance(error, RuntimeError) and str(error) == "no running event loop":
+            wrong = TypeError(f"orchestrator {self._definition.name!r} awaits asyncio; {_NO_ASYNCIO}")
+            wrong.__cause__ = error
+            return Failed(_describe_failure(wrong.with_traceback(error.__traceback__)))
         if isinstance(error, OrchestrationCancelledError):
             return Cancelled(self.cancelled if self.cancelled is not None else str(error))
         return Failed(_describe_failure(error))

@@ -55,7 +55,13 @@ class Identity:
 
     def __init__(self, client: Client, queues: Sequence[str], lease: float) -> None:
         self._client, self._lease = client, lease
-        self._info = {"host": socket.gethostname(), "pid": os.getpid(), "queues": list(queues)}
+        self._info = {
+            "kind": "listener",
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started": int(time.time() * 1000),
+            "queues": list(queues),
+        }
         self._renewing = threading.Lock()
         self.current = ""  # empty until the first beat
 
@@ -91,22 +97,23 @@ class QueueTriggers:
         self._beat = settings.beat
         self._identity = Identity(client, [t.queue for t in triggers], settings.lease)
         self._stopping = threading.Event()
+        self._ended = threading.Event()  # nothing is held any more: no need to beat
         self._listeners = [
             QueueListener(client, trigger, self._identity, self._stopping, first_delay, poll)
             for trigger in triggers
         ]
         self._threads: list[threading.Thread] = []
+        self._keeper = threading.Thread(target=self._keep_alive, name="celeriac-triggers", daemon=True)
 
     def start(self) -> None:
         """Begin to listen. Without a declared trigger there is nothing to do."""
         if self._threads or not self._listeners:
             return
-        self._threads = [threading.Thread(target=self._keep_alive, name="celeriac-triggers", daemon=True)]
-        self._threads += [
+        self._threads = [
             threading.Thread(target=listener.run, name=f"celeriac-queue-{listener.queue}", daemon=True)
             for listener in self._listeners
         ]
-        for thread in self._threads:
+        for thread in (self._keeper, *self._threads):
             thread.start()
 
     def stop(self, timeout: float = 10.0) -> None:
@@ -117,22 +124,29 @@ class QueueTriggers:
             thread.join(max(0.0, deadline - time.monotonic()))
         late = [thread.name for thread in self._threads if thread.is_alive()]
         if late:
-            # Their messages go to others when this process' beat lapses.
+            # They keep beating; what they hold goes to others when this process is gone.
             logger.warning("still running after %g s: %s", timeout, ", ".join(late))
-        elif self._threads and self._identity.current:
-            try:
-                self._identity.leave()
-            except CeleriacError as error:
-                logger.warning("listener %s could not sign off: %s", self._identity.current, error)
+            return
+        self._ended.set()
+        if self._threads:
+            self._keeper.join()
+            self._sign_off()
         self._threads = []
 
+    def _sign_off(self) -> None:
+        try:
+            if self._identity.current:
+                self._identity.leave()
+        except CeleriacError as error:
+            logger.warning("listener %s could not sign off: %s", self._identity.current, error)
+
     def _keep_alive(self) -> None:
-        while not self._stopping.is_set():
+        while not self._ended.is_set():
             try:
                 self._identity.beat()
             except CeleriacError as error:
                 logger.warning("the listeners of this process could not beat: %s", error)
-            self._stopping.wait(self._beat)
+            self._ended.wait(self._beat)
 
 
 class QueueListener:
@@ -205,9 +219,10 @@ class QueueListener:
 
     def _look_up_own(self) -> None:
         """After a lost reply: a take may have been applied, so ask what this listener holds."""
-        known = {message.id for message in self._todo} | {message.id for _, _, message in self._held}
+        seen = [*self._todo, *(message for _, _, message in self._held)]
+        known = {(message.listener, message.number) for message in seen}
         mine = self._client.run(self._operations.held(self.queue, self._identity.current))
-        self._todo += [message for message in mine if message.id not in known]
+        self._todo += [message for message in mine if (message.listener, message.number) not in known]
         self._unsure = False
 
     def _wait(self, may_take: bool) -> None:

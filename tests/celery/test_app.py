@@ -143,6 +143,20 @@ def test_importing_the_package_imports_no_celery(tmp_path: Path) -> None:
     )
 
 
+def test_queues_that_a_user_declares_for_plain_tasks_stay(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from kombu import Queue\nfrom celeriac.celery_app import app\n"
+        "from celeriac.activities import activity\n"
+        "app.conf.task_queues = [Queue('own', routing_key='own.key')]\n"
+        "@activity(queue='mail')\ndef act(): ...\n"
+    )
+    code = (
+        "from celeriac.celery_app import app; q = app.amqp.queues; "
+        "print(sorted(q.consume_from), q['own'].routing_key)"
+    )
+    assert run(tmp_path, code, CELERIAC_APP="mine").stdout == "['celeriac', 'mail', 'own'] own.key\n"
+
+
 def test_a_missing_module_is_named_with_where_it_was_looked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

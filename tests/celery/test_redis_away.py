@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from celery.app.task import Context
+from celery.exceptions import SoftTimeLimitExceeded
 
 from celeriac.celery_app import embedded
 from celeriac.celery_app.settings import Settings
@@ -102,3 +106,37 @@ def test_workers_that_are_stopped_meanwhile_give_the_attempt_back(
     workers.start("threads", "-Q", others)
     assert [bench.outcome(f"stopped-{pool}").result for pool in POOLS] == ['"slept"'] * 3
     assert [running.log(pool).read_text() for pool in POOLS] == ["xx", "xx", "xx"]
+
+
+def test_a_soft_limit_that_fires_while_the_outcome_is_written_changes_nothing(
+    bench: Any, own_redis: embedded.EmbeddedRedis
+) -> None:
+    def fire(*_: Any) -> None:
+        raise SoftTimeLimitExceeded(1.0)
+
+    execution = bench.start("written")
+    step = bench.step("written", execution, "add", "[[1,2],{}]")
+    bench.commit("written", execution, messages=[step])
+    headers = json.loads(step.message)["headers"]
+    request = Context({**headers, "args": ["[[1,2],{}]"], "chord": None})
+    before = signal.signal(signal.SIGUSR1, fire)  # as billiard's soft limit does
+    own_redis.kill()
+    done = threading.Event()
+
+    def disturb() -> None:
+        done.wait(0.7)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        done.wait(0.7)
+        own_redis.restart()
+        done.wait(30)  # the server ends with the thread that started it
+
+    thread = threading.Thread(target=disturb)
+    thread.start()
+    try:
+        bench.app.backend.mark_as_done(headers["id"], "3", request)
+        (event,) = bench.inbox("written")
+        assert isinstance(event, TaskCompleted)
+    finally:
+        done.set()
+        thread.join()
+        signal.signal(signal.SIGUSR1, before)

@@ -25,7 +25,6 @@ from celeriac.celery_app.store import Store, flights
 
 TASKS = """
 import os, time
-from celeriac.activities import activity
 from celeriac.celery_app import app
 
 def write(path, line):
@@ -44,10 +43,9 @@ def hold(path, n, seconds):
     time.sleep(seconds)
     write(path, n)
 
-@activity
-def tally(path: str, n: int) -> int:
-    write(path, n)
-    return n
+@app.task(name="plain.early", acks_late=False)
+def early(path, n, seconds):
+    hold(path, n, seconds)
 """
 
 POOLS = ("prefork", "threads", "solo")
@@ -91,9 +89,9 @@ class Scene:
                     app, "plain.count", [str(self.path), self.sent, pause], producer=producer, **options
                 )
 
-    def hold(self, seconds: float) -> None:
+    def hold(self, seconds: float, name: str = "plain.hold") -> None:
         """Publish a task that writes to `.started`, sleeps, and counts."""
-        self._send(self.app, "plain.hold", [str(self.path), self.sent, seconds])
+        self._send(self.app, name, [str(self.path), self.sent, seconds])
 
     def hold_and_count(self, seconds: float) -> None:
         """Publish a long task and two short ones in one instant, so that one take gets all three."""
@@ -251,6 +249,21 @@ def test_reserved_behind_a_long_task_goes_to_an_idle_worker(scene: Scene) -> Non
     scene.worker("solo", wait=False)
     until(lambda: len(scene.runs()) == 22, 3.5, f"the short tasks to be done elsewhere: {scene.stand()}")
     assert set(scene.all_done().values()) == {1}
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_an_early_acknowledgement_is_told_before_the_task_ends(scene: Scene, pool: str) -> None:
+    """Who asked for at most once gets it: while the task runs, its message is gone. A late one is kept."""
+    scene.worker(pool)
+    scene.hold(1.0, "plain.early")
+    until(lambda: scene.runs(".started"), 10, "the task to start")
+    until(lambda: scene.stand()["flying"] == 0, 0.6, "the message to be acknowledged")
+    assert not scene.runs()
+    scene.hold(0.5)
+    until(lambda: len(scene.runs(".started")) == 2, 10, "the other task to start")
+    assert scene.stand()["flying"] == 1
+    scene.all_done()
+    scene.nothing_left()
 
 
 def test_countdown_survives_sigkill(scene: Scene) -> None:

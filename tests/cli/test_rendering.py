@@ -151,7 +151,7 @@ def test_a_history_reads_like_a_story(capsys: pytest.CaptureFixture[str]) -> Non
         "+1.5 s",
         "#1 copy 3 parts",
         "#1 copy 1 failed",
-        "builtins.ValueError: no",
+        "ValueError: no",
     ):
         assert words in out
     payload = histories.to_payload(events[2])

@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from celeriac.activities import activity
-from celeriac.orchestrations import OrchestrationContext, RetryPolicy, orchestrator, when_all
+from celeriac.orchestrations import (
+    OrchestrationContext,
+    RetryPolicy,
+    orchestrator,
+    queue_trigger,
+    when_all,
+)
 
 NOTES = Path(os.environ.get("FLOWS_NOTES", "."))
 
@@ -49,6 +55,12 @@ async def mixture(ctx: OrchestrationContext, key: str) -> Any:
     first = await ctx.call_activity(flaky, key)
     child = await ctx.call_sub_orchestrator(steps, 5)
     return [sum(many), first, child]
+
+
+@queue_trigger(os.environ.get("FLOWS_QUEUE", "flows-orders"))
+@orchestrator
+async def ordered(ctx: OrchestrationContext, n: int) -> int:
+    return await ctx.call_activity(add, n)
 
 
 @orchestrator

@@ -96,7 +96,7 @@ def test_the_end_wakes_the_waiter(client: Client, finish: Finisher) -> None:
     threading.Timer(0.3, finish).start()
     start = time.monotonic()
     assert client.wait("a", timeout=10).status is Status.COMPLETED
-    assert 0.25 < time.monotonic() - start < 1.0  # not by the recheck
+    assert 0.25 < time.monotonic() - start < 8.0  # not by the recheck, which comes after 15 s
 
 
 def test_a_time_out_says_how_things_stand(client: Client, finish: Finisher) -> None:
@@ -104,7 +104,7 @@ def test_a_time_out_says_how_things_stand(client: Client, finish: Finisher) -> N
     start = time.monotonic()
     with pytest.raises(TimeoutError, match=r"'a' has not ended within 0.3 s; it is Pending"):
         client.wait("a", timeout=0.3)
-    assert time.monotonic() - start < 1.0
+    assert time.monotonic() - start < 5.0
     finish()
 
 
@@ -143,7 +143,7 @@ def test_an_end_missed_while_the_connection_was_away_is_seen(
         finish()
         start = time.monotonic()
         assert waiting.result().output == "a"
-        assert time.monotonic() - start < 3.0
+        assert time.monotonic() - start < 8.0
 
 
 def test_a_purge_wakes_nobody_for_ever(client: Client, store: Store) -> None:

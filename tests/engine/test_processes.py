@@ -48,17 +48,20 @@ class Site:
         return process
 
     def orchestrator(self, **environment: str) -> subprocess.Popen[bytes]:
-        return self._joined(lambda: self.start("orchestrator", **environment))
+        return self._joined("o", lambda: self.start("orchestrator", **environment))
 
     def worker(self, pool: str = "threads") -> subprocess.Popen[bytes]:
-        return self._joined(lambda: self.start("worker", "--pool", pool, "--concurrency", "4"))
+        return self._joined("w", lambda: self.start("worker", "--pool", pool, "--concurrency", "4"))
 
-    def _joined(self, start: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
+    def _joined(self, kind: str, start: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
         """Start a process and wait until it is known."""
-        client, procs = self.store.client, self.store.keys.procs
-        before = set(client.hkeys(procs))
+
+        def known() -> set[bytes]:
+            return {p for p in self.store.client.hkeys(self.store.keys.procs) if p.startswith(kind.encode())}
+
+        before = known()
         process = start()
-        self.until(lambda: set(client.hkeys(procs)) - before, process)
+        self.until(lambda: known() - before, process)
         return process
 
     def until(
@@ -148,6 +151,30 @@ def test_killed_worker(site: Site) -> None:
     killed = time.monotonic()
     assert [site.wait(i).output for i in ids] == [n + 10 for n in range(40)]
     assert time.monotonic() - killed < 15
+
+
+def test_everything_is_killed_once_in_a_wide_fan_out(site: Site) -> None:
+    worker, orchestrator = site.worker("solo"), site.orchestrator()
+    instance = site.client.start("fan", 4000)
+    group = f"{site.settings.hub}:open:{site.client.get(instance).execution}"
+    site.until(lambda: int(site.store.client.hget(group, "g0d") or 0) > 600)
+    os.killpg(worker.pid, signal.SIGKILL)
+    os.killpg(orchestrator.pid, signal.SIGKILL)
+    site.worker("solo")
+    site.orchestrator()
+    state = site.wait(instance, 100)
+    assert (state.status, state.output) == ("Completed", sum(range(1, 4001))), site.logs()
+
+
+def test_orchestrators_host_the_queue_triggers(site: Site) -> None:
+    queue = f"{site.settings.hub}-orders"
+    site.worker()
+    for _ in range(2):
+        site.orchestrator(FLOWS_QUEUE=queue)
+    for n in range(20):
+        site.client.push(queue, n)
+    site.until(lambda: len(list(site.client.list(name="ordered", status="Completed"))) == 20)
+    assert sorted(s.output for s in site.client.list(name="ordered")) == list(range(1, 21))
 
 
 def test_sigterm_stops_at_once_and_cleanly(site: Site) -> None:

@@ -354,3 +354,24 @@ def test_cancelled_child_fails_its_parent_call(lab: Any) -> None:
     lab.until(lambda: lab.status("sleeper") == "Running")
     lab.client.cancel("sleeper")
     assert lab.client.wait(instance, timeout=10).output is True
+
+
+def test_an_activity_that_nobody_starts_in_time_fails(lab: Any) -> None:
+    @lab.activity(schedule_to_start=0.3)
+    def lonely(n: int) -> int:
+        return n
+
+    @lab.orchestrator
+    async def hopes(ctx: Any) -> list[Any]:
+        try:
+            await ctx.call_activity(lonely, 1)
+        except TaskFailedError as error:
+            first = error.details.message
+        many = await when_all([ctx.call_activity(lonely, n) for n in range(3)], return_exceptions=True)
+        return [first, [e.is_caused_by("ActivityTimeoutError") for e in many]]
+
+    lab.work()
+    first, many = lab.run(hopes).output
+    assert "lonely was not started by any worker within its schedule_to_start of 0.3 s" in first
+    assert many == [True, True, True]
+    lab.store.client.delete(lab.settings.queue)

@@ -32,8 +32,8 @@ def test_two_orchestrators_share_the_load(lab: Any) -> None:
     ids = [lab.client.start(steps, n) for n in range(200)]
     outputs = [lab.client.wait(i, timeout=60).output for i in ids]
     assert outputs == [n + 5 for n in range(200)]
-    assert first.turns_taken > 100
-    assert second.turns_taken > 100
+    assert first.turns_taken > 20
+    assert second.turns_taken > 20
     for instance in ids:
         assert len(lab.kinds(instance)) == 12
 

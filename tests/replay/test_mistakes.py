@@ -26,6 +26,10 @@ Ctx = OrchestrationContext
 # --- mistakes of the author --------------------------------------------------------------------
 
 
+async def sleeps_with_asyncio(ctx: Ctx) -> None:
+    await asyncio.sleep(1)
+
+
 async def awaits_asyncio(ctx: Ctx) -> None:
     await asyncio.sleep(0)
 
@@ -67,6 +71,7 @@ async def waits_for_x(ctx: Ctx) -> Any:
 @pytest.mark.parametrize(
     ("mistake", "words"),
     [
+        (sleeps_with_asyncio, ["'sleeps_with_asyncio'", "asyncio", "create_timer"]),
         (awaits_asyncio, ["'awaits_asyncio'", "NoneType", "create_timer"]),
         (yields_a_number_first, ["'yields_a_number_first'", "int 42"]),
         (yields_a_coroutine, ["helper", "yield from"]),

@@ -96,6 +96,15 @@ def test_the_end_of_a_parent_closes_its_children_as_they_were_told(desk: Any, en
     give_back(desk)
 
 
+def test_a_child_that_was_replaced_is_not_closed_for_its_predecessor(desk: Any) -> None:
+    claims = family(desk, child("b", 1))
+    desk.commit(desk.turn(claims["b"]))
+    desk.store.run(instances.terminate(desk.keys, "a", now=desk.now))
+    desk.start("b", on_conflict="terminate_existing")
+    desk.store.run(turns.sweep(desk.keys, now=desk.now))
+    assert desk.record("b")["status"] == "Pending"
+
+
 def test_a_terminated_child_fails_its_parents_call(desk: Any) -> None:
     family(desk, child("b", 1))
     desk.store.run(instances.terminate(desk.keys, "b", 'said "no"', desk.now))

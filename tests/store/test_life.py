@@ -230,6 +230,22 @@ def test_continue_as_new_starts_afresh_and_keeps_what_was_not_taken(desk: Any) -
     assert names(desk.history()) == ["ExecutionStarted", "EventRaised", "EventRaised"]
 
 
+def test_a_completion_of_the_old_run_closes_nothing_in_the_next(desk: Any) -> None:
+    """Between claim and commit a step of the old run completes: its seq is used again by the next run."""
+    desk.start()
+    desk.step(**desk.activity(0), timers=[(1, 1)])
+    raise_event(desk)
+    claimed = desk.claim_one()
+    assert desk.complete(claimed, 0) == "OK"
+    assert desk.store.run(turns.fire_timers(desk.keys, now=desk.now))[0] == 1
+    raise_event(desk)
+    assert len(desk.inbox()) == 4
+    run = new_execution()
+    started = open_text(ExecutionStarted(execution=run, instance="a", name="flow", run=1))
+    desk.commit(desk.turn(claimed, events=[ContinuedAsNew()], next_run=NextRun(execution=run, started=started)))
+    assert [type(e).__name__ for e in desk.inbox()] == ["ExecutionStarted", "EventRaised"]
+
+
 def test_the_end_is_published(desk: Any) -> None:
     subscription = desk.store.client.pubsub()
     subscription.subscribe(desk.keys.ended("a"))

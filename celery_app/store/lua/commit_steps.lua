@@ -141,25 +141,24 @@ local function set_texts(id, commit)
   if commit.custom_clear then redis.call('HDEL', inst .. id, 'custom') end
 end
 
--- Payloads that inbox items refer to move to the next run; a quote inside a JSON string is escaped, so the
--- pattern cannot match inside a user's text.
-local function move_inbox_payloads(id, from, to)
-  if redis.call('EXISTS', pay .. from) == 0 then return end
-  local first = 0
-  while true do
-    local items = redis.call('LRANGE', inbox .. id, first, first + 999)
-    for _, item in ipairs(items) do
+-- What is left in the inbox when a run ends by continue-as-new: raised events go on to the next run, with the payloads
+-- they refer to. Anything else answers a step of the old run, and the next run counts its steps from 0 again: an old
+-- completion would close the wrong one. An event's kind comes first in its text, and a quote inside a JSON string is
+-- escaped, so neither pattern can match inside a user's text.
+local function keep_raised_events(id, from, to)
+  for _ = 1, redis.call('LLEN', inbox .. id) do
+    local item = redis.call('LPOP', inbox .. id)
+    if string.find(item, '^{"k":10[,}]') then
       local field = string.match(item, '"input":"@([^"]+)"')
       if field then copy_payloads(from, to, {{field, field}}) end
+      redis.call('RPUSH', inbox .. id, item)
     end
-    if #items < 1000 then return end
-    first = first + 1000
   end
 end
 
 local function begin_next_run(id, execution, run)
   close_open(id, execution, 'the parent continued as new')
-  move_inbox_payloads(id, execution, run.execution)
+  keep_raised_events(id, execution, run.execution)
   copy_payloads(execution, run.execution, run.copies)
   redis.call('UNLINK', hist .. id, pay .. execution)
   redis.call('HSET', inst .. id, 'execution', run.execution)

@@ -7,7 +7,7 @@ local function still_wanted(member)
   if string.sub(member, 1, 1) == '~' then return true end
   local execution, seq, attempt = string.match(member, '^(%x+):(%d+):(%d+):')
   local state = execution and redis.call('HGET', open .. execution, seq)
-  if not is_current(state, attempt) or holder_of(state) then return false end
+  if not is_current(state, attempt) or not string.find(state, '^%d+|p') then return false end
   redis.call('HSET', open .. execution, seq, attempt .. group_of(state))
   -- A part that waited for its retry held no slot of its group's window; now it does again.
   local group = string.match(state, '|(g%d+)$')
