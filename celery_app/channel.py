@@ -211,7 +211,7 @@ class Channel(kombu_redis.Channel):
             left = flying.overdue_in()
             if left is not None and left <= 0:
                 self.hand_back()
-            return self._start_some(flying)
+            return not self.connection.stopping and self._start_some(flying)
         finally:
             self._pumping = False
 
@@ -231,7 +231,8 @@ class Channel(kombu_redis.Channel):
         try:
             self._hand_over(flying, held)
         except BaseException:
-            flying.forget(held.tag)  # nobody will finish it: it returns when this channel closes
+            flying.forget(held.tag)  # nobody will finish it: it returns with its incarnation
+            flying.abandon(held.incarnation)
             raise
         if self.connection is None:
             return

@@ -8,6 +8,7 @@ thread of its own, so a loop that does not tick does not beat.
 from __future__ import annotations
 
 import dataclasses
+import random
 import time
 from collections.abc import Callable
 from typing import Any
@@ -105,9 +106,10 @@ class Chores:
         now = time.monotonic()
         if moved >= LIMIT:
             return now
+        look = now + LOOK_EVERY * random.uniform(0.8, 1.2)  # so that processes do not keep in step
         if next_due <= 0:
-            return now + LOOK_EVERY
-        return min(now + LOOK_EVERY, max(now + SOONEST, self.clock.when(next_due)))
+            return look
+        return min(look, max(now + SOONEST, self.clock.when(next_due)))
 
     def _set_clock(self, reply: Any) -> float:
         self.clock.set(reply)

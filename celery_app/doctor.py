@@ -19,8 +19,11 @@ from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 from celeriac.orchestrations.errors import CeleriacError, RedisUnavailableError, RedisUnsuitableError
+from celeriac.orchestrations.registry import Registry
 
-from .client import Client, ProcessInfo
+from .driving import drive
+from .operations import Operations
+from .progress import ProcessInfo
 from .settings import Settings
 from .store import Store, server
 
@@ -160,10 +163,10 @@ def _check_serializers(report: Report, settings: Settings) -> None:
 
 
 def _check_redis(report: Report, settings: Settings, store: Store) -> None:
-    # A status call first: it retries, masks the password and explains, where a bare INFO would not.
-    with Client(settings=settings, store=store) as client:
-        processes = client.workers()
-        served = client.served()
+    # Not by the client: it refuses an unsuitable Redis at once, and here we want to say all that is wrong.
+    looking_on = Operations(settings, Registry()).inspection
+    processes = drive(looking_on.workers(), store)
+    served = drive(looking_on.served(), store)
     info = store.run(server.info())
     report.facts["Redis"] = {
         "server": f"{info.get('server_name') or 'redis'} {info.get('redis_version')}",
@@ -275,6 +278,7 @@ def _depths(settings: Settings, store: Store, processes: Iterable[ProcessInfo]) 
         queues.update(map(str, named) if isinstance(named, list) else ())
     for queue in sorted(queues):
         # kombu keeps the other priority steps of a queue under names of their own.
-        lists = [queue, *(f"{queue}\x06\x16{step}" for step in (3, 6, 9))]
+        first = f"{settings.queue_prefix}{queue}"
+        lists = [first, *(f"{first}\x06\x16{step}" for step in (3, 6, 9))]
         depths[f"queue {queue}"] = sum(int(client.llen(name)) for name in lists)
     return depths

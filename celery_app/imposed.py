@@ -92,9 +92,10 @@ def _connection(settings: Settings) -> dict[str, Any]:
 
 
 def _transport_options(settings: Settings) -> dict[str, Any]:
+    options = {**_TRANSPORT_OPTIONS, "global_keyprefix": settings.queue_prefix}
     if settings.transport == "stock":
-        return dict(_TRANSPORT_OPTIONS)
-    return {**_TRANSPORT_OPTIONS, "hub": settings.hub, "lease": settings.lease, "beat": settings.beat}
+        return options
+    return {**options, "hub": settings.hub, "lease": settings.lease, "beat": settings.beat}
 
 
 def imposed(settings: Settings) -> dict[str, Any]:

@@ -163,9 +163,11 @@ class InFlight:
         return first - 1
 
     def took(self, incarnation: str, taken: Taken, queues: list[str]) -> None:
-        """A take succeeded."""
+        """A take succeeded. If its incarnation was abandoned meanwhile, `settle` returns what it took."""
         now = monotonic()
         with self.lock:
+            if incarnation != self.incarnation:
+                return
             for number, queue, message in taken.messages:
                 self.buffer.append(
                     Held(number, queues[queue], incarnation, message, now, STEP_MARK in message)

@@ -59,7 +59,8 @@ class Intake:
 
     def room(self) -> int:
         """How many messages to take now."""
-        if self._channel.connection is None or not self._channel.active_queues:
+        connection = self._channel.connection
+        if connection is None or connection.stopping or not self._channel.active_queues:
             return 0
         free, ahead, waiting = self._demand()
         return free + ahead - waiting if waiting < free or waiting <= ahead // 2 else 0

@@ -31,6 +31,7 @@ __all__ = ["Settings", "masked_url"]
 DEFAULT_REDIS_URL: Final = "redis://127.0.0.1:6379/0"
 TRANSPORTS: Final = ("celeriac", "stock")
 DEFAULT_QUEUE: Final = "celeriac"
+DEFAULT_HUB: Final = "celeriac"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Settings:
     """Everything that can be set. Times are in seconds, sizes in bytes."""
 
     redis_url: str = DEFAULT_REDIS_URL
-    hub: str = "celeriac"  # name space in one Redis; every key starts with it
+    hub: str = DEFAULT_HUB  # name space in one Redis; every key starts with it
     apps: tuple[str, ...] = ()  # modules that define orchestrators and activities
     queue: str = DEFAULT_QUEUE  # where activities go that name no queue
     max_payload: int = 8 * 2**20  # a larger value is refused
@@ -94,6 +95,14 @@ class Settings:
         return _celery_url(self.redis_url).removeprefix("redis+")
 
     @property
+    def queue_prefix(self) -> str:
+        """What the Redis keys of Celery's queues begin with. Nothing in the default hub, so that they are where any
+        Celery tool looks for them; in another hub its name: a worker drops steps that are not open in its own hub, so
+        two hubs must not share a queue.
+        """
+        return "" if self.hub == DEFAULT_HUB else f"{self.hub}:queue:"
+
+    @property
     def shown_url(self) -> str:
         """The URL without its password, for messages and logs."""
         return masked_url(self.redis_url)
@@ -140,18 +149,25 @@ def _check_url(value: Any, where: str) -> str:
         _ = parts.port
     except ValueError as error:
         raise _refuse(where, shown, f"not a Redis URL: {error}") from None
+    problem = _url_problem(parts, database)
+    if problem:
+        raise _refuse(where, shown, problem)
+    return value
+
+
+def _url_problem(parts: SplitResult, database: str) -> str:
     if parts.scheme not in {"redis", "rediss", "unix"}:
-        raise _refuse(where, shown, "it must start with redis://, rediss:// (TLS) or unix:// (a socket)")
+        return "it must start with redis://, rediss:// (TLS) or unix:// (a socket)"
     if parts.scheme == "unix" and not parts.path.strip("/"):
-        raise _refuse(where, shown, "it names no socket; write unix:///path/to/redis.sock?db=0")
+        return "it names no socket; write unix:///path/to/redis.sock?db=0"
     if parts.scheme != "unix" and not parts.hostname:
-        raise _refuse(where, shown, f"it names no host; write {parts.scheme}://host:6379/0")
+        return f"it names no host; write {parts.scheme}://host:6379/0"
     if database and not database.isdecimal():
-        raise _refuse(where, shown, f"the database must be a number, not {database!r}")
+        return f"the database must be a number, not {database!r}"
     required = dict(parse_qsl(parts.query)).get("ssl_cert_reqs", "required").lower()
     if parts.scheme == "rediss" and required.removeprefix("cert_") == "none":
-        raise _refuse(where, shown, "TLS with an unchecked certificate is refused; give ssl_ca_certs")
-    return value
+        return "TLS with an unchecked certificate is refused; give ssl_ca_certs"
+    return ""
 
 
 def _check_name(value: Any, where: str) -> str:

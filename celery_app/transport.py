@@ -68,6 +68,7 @@ class Transport(kombu_redis.Transport):
 
     Channel = Channel
     executor = Executor()
+    stopping = False  # the worker is about to stop: take and start nothing more
     loop: Any = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

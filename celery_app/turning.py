@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
+import random
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -39,7 +40,9 @@ logger = logging.getLogger("celeriac.orchestrator")
 HISTORY_AT_ONCE = 50_000  # events
 SLICE = 100  # inbox items applied before the size of the turn is looked at
 UNSERVED_GRACE = 5.0  # seconds for which an orchestrator that nobody ever served is waited for
-KNOWN_ELSEWHERE = 200  # ms until an instance that others can run is offered again
+KNOWN_ELSEWHERE = 100  # ms until an instance that others can run is offered to them, doubled each time
+ELSEWHERE_LONGEST = 2000
+UNSERVED_LONGEST = 5000  # ms between two tries of an instance that nobody here can run
 LONGEST_WAIT = 60_000  # ms between two tries of an instance whose code does not fit its history
 REMEMBERED = 10_000  # waiting instances whose number of tries is remembered
 
@@ -61,6 +64,7 @@ class Wait:
     claimed: Claimed
     delay: int
     reason: str
+    offer: bool = False  # others can run it: wake one of them when the delay is over
     suspend: bool = False  # it ended its processes too often: not before somebody resumes it
 
 
@@ -205,8 +209,9 @@ class Turner:
                     )
             return Wait(claimed, 1000, reason)
         if elsewhere and (claimed.version in elsewhere or not claimed.version):
-            return Wait(claimed, KNOWN_ELSEWHERE, f"{reason} here; it is offered to others")
-        return self._wait(claimed, reason, longest=5000)
+            delay = min(ELSEWHERE_LONGEST, KNOWN_ELSEWHERE << min(self._count(claimed), 10))
+            return Wait(claimed, _jittered(delay), f"{reason} here; it is offered to others", offer=True)
+        return self._wait(claimed, reason, longest=UNSERVED_LONGEST)
 
     def _fail_unstarted(self, claimed: Claimed, error: Exception) -> Done | Wait:
         """End an instance that has no code: its start is recorded, and that it failed."""
@@ -338,16 +343,25 @@ class Turner:
             now=self._clock.now(),
         )
 
-    def _wait(self, claimed: Claimed, reason: str, longest: int = LONGEST_WAIT) -> Wait:
-        """Try again later, each time twice as late: somebody has to deploy something first."""
+    def _count(self, claimed: Claimed) -> int:
+        """How often this instance has been handed back before; one more from now on."""
         tries = self._tries.pop(claimed.instance, 0)
         self._tries[claimed.instance] = tries + 1
         _bound(self._tries)
-        delay = min(longest, 1000 << min(tries, 10))
+        return tries
+
+    def _wait(self, claimed: Claimed, reason: str, longest: int = LONGEST_WAIT) -> Wait:
+        """Try again later, each time twice as late: somebody has to deploy something first."""
+        delay = _jittered(min(longest, 1000 << min(self._count(claimed), 10)))
         logger.warning(
             "%s (%s) waits, next try in %g s: %s", claimed.instance, claimed.name, delay / 1000, reason
         )
         return Wait(claimed, delay, reason)
+
+
+def _jittered(delay: int) -> int:
+    """So that several processes do not go on meeting in the same order."""
+    return int(delay * random.uniform(0.75, 1.25))
 
 
 def _portions(jobs: Sequence[_Job]) -> Iterator[list[_Job]]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import random
 import secrets
@@ -51,7 +52,7 @@ from .store import (
     turns,
     views,
 )
-from .store.records import CommitReply, open_text
+from .store.records import Claimed, CommitReply, open_text
 from .turning import Done, Served, Turner, Wait
 from .windows import World
 
@@ -59,6 +60,7 @@ logger = logging.getLogger("celeriac.orchestrator")
 
 STAGED_AT_ONCE = 2 * 2**20  # bytes of payloads in one call
 BATCH = 64  # instances claimed at once
+OFFER_SLACK = 0.03  # seconds before an offer in which this process claims nothing
 LONGEST_BLOCK = 1.0  # seconds the loop waits for a wake-up
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between tries to reach Redis
 
@@ -92,6 +94,7 @@ class OrchestratorWorker:
             self._chores.clock, self._beat_if_due,
         )  # fmt: skip
         self._lapses = Lapses(store, emitter, self._chores.clock)
+        self._offer_at = math.inf  # when an instance that others can run is ready again
         self._idle = False  # the last claim found nothing
         self.turns_taken = 0
 
@@ -174,8 +177,9 @@ class OrchestratorWorker:
         chores = self._chores.due()
         sent = len(calls)
         calls += [chore.make() for chore in chores] or self._wait_for_work()
-        calls.append(turns.claim(self._keys, self.incarnation, self._claims, self._limit))
-        self._claims += self._limit
+        offer_at = self._offer_at
+        calls.append(self._claim_or_offer())
+        offered = self._offer_at > offer_at
         replies = self._store.run_all(calls)
         self._settle(replies[:sent])
         claimed = replies[-1]
@@ -187,18 +191,33 @@ class OrchestratorWorker:
             self._chores.take(chore, reply)
         if isinstance(claimed, Exception):
             raise claimed
+        if offered and self._idle:
+            self._pause(OFFER_SLACK)  # or this process would take its own wake-up
         if self._chores.lapsed:
             lapsed, self._chores.lapsed = self._chores.lapsed, []
             self._lapses.judge(lapsed)
+
+    def _claim_or_offer(self) -> Call[list[Claimed]]:
+        """The claim of the next batch. Or, when an instance that others can run becomes ready again, a
+        wake-up for one of them in its place: to claim now would only mean to get it once more.
+        """
+        soon = self._offer_at - time.monotonic()
+        if soon <= OFFER_SLACK:
+            time.sleep(max(0.0, soon))
+            self._offer_at = math.inf
+            return command("LPUSH", self._keys.wake, "1", decode=lambda _: [], idempotent=False)
+        self._claims += self._limit
+        return turns.claim(self._keys, self.incarnation, self._claims - self._limit, self._limit)
 
     def _wait_for_work(self) -> list[Call[Any]]:
         """After a claim that found nothing: a BRPOP, behind which the next claim waits in the same pipeline
         until something becomes ready, a chore is due, or a second has passed.
         """
-        if self._answers or not self._idle or self._stopping:
+        until_offer = self._offer_at - time.monotonic()
+        if self._answers or not self._idle or self._stopping or until_offer <= OFFER_SLACK:
             return []
-        timeout = max(0.001, self._chores.idle_for(LONGEST_BLOCK))
-        return [command("BRPOP", self._keys.wake, f"{timeout:.3f}", idempotent=False)]
+        timeout = min(until_offer - OFFER_SLACK, self._chores.idle_for(LONGEST_BLOCK))
+        return [command("BRPOP", self._keys.wake, f"{max(0.001, timeout):.3f}", idempotent=False)]
 
     def _stage(self) -> None:
         """Put big payloads aside before the commits that refer to them, some MB a call."""
@@ -244,6 +263,8 @@ class OrchestratorWorker:
             if isinstance(answer, Wait):
                 if isinstance(reply, Exception):
                     logger.info("%s was not handed back: %s", instance, reply)
+                elif answer.offer:
+                    self._offer_at = min(self._offer_at, time.monotonic() + answer.delay / 1000 + 0.005)
                 elif answer.suspend:
                     follow_ups.append(instances.suspend(self._keys, instance, answer.reason))
             elif isinstance(reply, CommitReply):

@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -27,6 +28,8 @@ from .transport import Executor, Transport
 __all__ = ["BeatStep", "ExecutorStep", "Helper", "install"]
 
 logger = logging.getLogger("celeriac.beat")
+
+ACCEPT_WITHIN = 1.0  # seconds
 
 
 def install(app: Celery, settings: Settings) -> None:
@@ -87,7 +90,8 @@ class Helper:
 
     def _forget(self) -> None:
         if self._process is not None and self._process.stdin is not None:
-            os.close(self._process.stdin.fileno())
+            with suppress(OSError):
+                self._process.stdin.close()
             self._process = None
 
 
@@ -136,6 +140,9 @@ class ExecutorStep(bootsteps.StartStopStep):
                 inline=kind == "solo",
                 dropped=_flushed if kind == "prefork" else _nothing,
             )
+            if kind == "prefork" and parent.hub is not None:
+                # A hook of Celery's worker that its own consumer leaves unused: called first when it stops.
+                parent.close = partial(_let_children_accept, parent, transport)
 
 
 def _kind(pool_class: type) -> str:
@@ -145,6 +152,23 @@ def _kind(pool_class: type) -> str:
 
 def _slots(pool: Any) -> int:
     return max(1, pool.num_processes)
+
+
+def _let_children_accept(consumer: Any, transport: Transport) -> None:
+    """Go on for a moment, until every message that was handed to the pool has been accepted by a child.
+
+    A stopping worker forgets those that were not. Their tasks run all the same, would run again
+    elsewhere, and billiard's child waits 30 s for somebody to read the result before it ends.
+    """
+    from celery.worker import state  # only a worker has it loaded
+
+    transport.stopping = True
+    until, loop = time.monotonic() + ACCEPT_WITHIN, consumer.hub.create_loop()
+    while _flushed() and not state.should_terminate and time.monotonic() < until:
+        try:
+            next(loop)
+        except StopIteration:
+            loop = consumer.hub.create_loop()
 
 
 def _late(app: Celery, name: str) -> bool:

@@ -110,12 +110,12 @@ def _farewell(run: Run, good: bool) -> None:
         fail(fail_text, Exit.FAILED)
     click.echo(
         "\nLook further\n"
-        "  celeriac demo --stay     the same, and leaves it running for celeriac list, history, watch\n"
-        "  celeriac dev             these processes, to stay (make dev); then, in another terminal:\n"
-        """  celeriac start backup_site -i '{"root": ".", "backup_dir": "backup"}' --wait
-"""
-        "  the workflows            orchestrations/examples/, about 50 lines each\n"
-        "  your first one           docs/tutorial/"
+        "  celeriac demo --stay   the same, and leaves it running, to look around\n"
+        "  celeriac dev           these processes for your own work (make dev); then\n"
+        "                         in another terminal, in the same folder:\n"
+        """  celeriac start backup_site -i '{"root": ".", "backup_dir": "backup"}' --wait\n"""
+        "  the workflows          orchestrations/examples/, about 50 lines each\n"
+        "  your first one         docs/tutorial/"
     )
 
 

@@ -19,7 +19,7 @@ from celeriac.orchestrations import history as kinds
 
 from . import render, trees
 from .common import fail
-from .demo_parts import Part
+from .demo_parts import Finding, Part, States
 from .exits import Exit
 from .supervisor import Supervisor
 
@@ -153,33 +153,33 @@ class Run:
         instances = {part.title: part.start(self.client) for part in parts}
         states = self._watch(parts, instances, started + self.timeout)
         took = time.monotonic() - started
-        good = True
-        for part in parts:
-            self.out.print(Text(part.title, style="bold"))
-            if not all(states[name].is_final for name in instances[part.title]):
-                stuck = [name for name in instances[part.title] if not states[name].is_final]
-                self.out.print(Text(f"  ✗ not ended in time: {', '.join(stuck)}", style="red"))
-                good = False
-                continue
-            for finding in part.check(states):
-                good = good and finding.ok
-                mark, style = ("✓", "green") if finding.ok else ("✗", "red")
-                self.out.print(
-                    Text(f"  {mark} ", style=style).append(finding.text, style="" if finding.ok else style)
-                )
+        right = [self._check(part, instances[part.title], states) for part in parts]
+        good = all(right)
         self.out.print()
         self._summary()
-        verdict = (
-            Text("Everything was right", style="bold green")
-            if good
-            else Text("It went wrong", style="bold red")
-        )
-        restarts = sum(child.restarts for child in self.supervisor.children.values())
-        extra = (
-            f", although {restarts} process{'es' if restarts > 1 else ''} died" if restarts and good else ""
-        )
-        self.out.print(verdict.append(f"{extra}. {render.duration(took)}.", style="none"))
+        self._verdict(good, took)
         return good
+
+    def _check(self, part: Part, instances: Sequence[str], states: States) -> bool:
+        """Print what the check of one part found; True if all of it was right."""
+        self.out.print(Text(part.title, style="bold"))
+        stuck = [name for name in instances if not states[name].is_final]
+        if stuck:
+            findings = [Finding(False, f"not ended in time: {', '.join(stuck)}")]
+        else:
+            findings = list(part.check(states))
+        for finding in findings:
+            mark, style = ("✓", "green") if finding.ok else ("✗", "red")
+            text = Text(f"  {mark} ", style=style)
+            self.out.print(text.append(finding.text, style="none" if finding.ok else style))
+        return all(finding.ok for finding in findings)
+
+    def _verdict(self, good: bool, took: float) -> None:
+        words, style = ("Everything was right", "bold green") if good else ("It went wrong", "bold red")
+        deaths = sum(child.restarts for child in self.supervisor.children.values())
+        if deaths and good:
+            words += f", although {deaths} process{'es' if deaths > 1 else ''} died"
+        self.out.print(Text(words, style=style).append(f". {render.duration(took)}.", style="none"))
 
     def _watch(
         self, parts: Sequence[Part], instances: Mapping[str, list[str]], deadline: float
@@ -232,6 +232,7 @@ class Run:
 
     def _summary(self) -> None:
         table = render.plain_table("Instance", "Status", "Outcome", "Took", "Activities", "Retries")
+        table.padding = (0, 1, 0, 0)  # so that it fits into 80 columns
         for column in ("Took", "Activities", "Retries"):
             next(c for c in table.columns if c.header == column).justify = "right"
         total = [0, 0]

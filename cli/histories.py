@@ -86,11 +86,7 @@ def _about(event: AnyEvent, names: dict[int | None, str]) -> str:
 def _detail(event: AnyEvent) -> str:
     match event:
         case kinds.ExecutionStarted(name=name, version=version, input=text):
-            return f"{name}{f' {version}' if version else ''} {_payload(text)}".rstrip()
-        case kinds.TaskScheduled(input=text):
-            return _payload(text)
-        case kinds.TaskCompleted(result=text) | kinds.SubOrchestrationInstanceCompleted(result=text):
-            return f"→ {_payload(text) or 'null'}"
+            return " ".join(part for part in (name, version, _payload(text)) if part)
         case kinds.GroupScheduled(size=size):
             return f"{size} parts"
         case kinds.GroupCompleted(failed=failed):
@@ -99,14 +95,21 @@ def _detail(event: AnyEvent) -> str:
             return f"due {render.local(datetime.fromtimestamp(due / 1000, UTC))}"
         case kinds.EventRaised(name=name, input=text) | kinds.EventSent(name=name, input=text):
             return f"{name} {_payload(text)}".rstrip()
-        case kinds.SubOrchestrationInstanceCreated(input=text):
-            return _payload(text)
-        case kinds.ExecutionCompleted(output=text):
-            return f"→ {_payload(text) or 'null'}"
-        case kinds.CustomStatusSet(value=text) | kinds.ContinuedAsNew(input=text):
-            return _payload(text)
         case _:
-            return _ending(event)
+            return _payload(_given(event)) or _outcome(event) or _ending(event)
+
+
+def _given(event: AnyEvent) -> str | None:
+    """What the code handed over: to an activity, a child, the next run, or those who watch."""
+    return getattr(event, "input", None) or getattr(event, "value", None)
+
+
+def _outcome(event: AnyEvent) -> str:
+    """What came back, or went back."""
+    for name in ("result", "output"):
+        if hasattr(event, name):
+            return f"→ {_payload(getattr(event, name)) or 'null'}"
+    return ""
 
 
 def _ending(event: AnyEvent) -> str:

@@ -151,28 +151,34 @@ def changes(progress: InstanceProgress, seen: dict[str, str]) -> Iterator[str]:
 def lines_of(progress: InstanceProgress) -> Iterator[tuple[str, str]]:
     """The same as (what it is about, one line), without anything that only ticks."""
     for node in progress.walk():
-        state, where = node.state, node.state.id
-        extra = f" {render.value(state.custom_status, 200)}" if state.custom_status is not None else ""
-        waits = f" (waits: {state.waiting})" if state.waiting else ""
-        why = (
-            f" {state.failure.error_type}: {render.first_line(state.failure.message)}"
-            if state.failure
-            else ""
-        )
-        yield where, f"{where} {state.name} {state.status.value}{extra}{waits}{why}"
+        where = node.state.id
+        yield where, f"{where} {_state_line(node)}"
         for group in node.groups:
             failed = f", {group.failed} failed" if group.failed else ""
-            yield (
-                f"{where}#{group.seq}",
-                f"{where} {group.name or 'fan-out'} {group.done}/{group.size} done{failed}",
-            )
+            done = f"{group.name or 'fan-out'} {group.done}/{group.size} done{failed}"
+            yield f"{where}#{group.seq}", f"{where} {done}"
         alone, parts = _split(node)
         for activity in [*alone, *(part for part in parts if part.failures)]:
-            last = activity.failures[-1] if activity.failures else None
-            after = f" after {last.error_type}: {render.first_line(last.message)}" if last else ""
-            yield (
-                f"{where}#{activity.seq}",
-                f"{where} {activity.name} {activity.state.value}, attempt {activity.attempt}{after}",
-            )
+            yield f"{where}#{activity.seq}", f"{where} {_activity_line(activity)}"
         for timer in node.timers:
             yield f"{where}#{timer.seq}", f"{where} timer due {render.local(timer.due)}"
+
+
+def _state_line(node: InstanceProgress) -> str:
+    state = node.state
+    words = [state.name, state.status.value]
+    if state.custom_status is not None:
+        words.append(render.value(state.custom_status, 200))
+    if state.waiting:
+        words.append(f"(waits: {state.waiting})")
+    if state.failure:
+        words.append(render.short_failure(state.failure))
+    return " ".join(words)
+
+
+def _activity_line(activity: ActivityProgress) -> str:
+    line = f"{activity.name} {activity.state.value}, attempt {activity.attempt}"
+    if activity.failures:
+        last = activity.failures[-1]
+        line += f" after {last.error_type}: {render.first_line(last.message)}"
+    return line

@@ -61,6 +61,14 @@ def test_the_same_id_twice(cli: Cli) -> None:
     assert cli("start", "approve_expense", "--id", "e-1", "--on-conflict", "use_existing")[:2] == (0, "e-1\n")
 
 
+def test_a_bad_id(cli: Cli) -> None:
+    for argv in (["start", "approve_expense", "--id", "a/b"], ["status", "a/b"], ["cancel", "a/b"]):
+        code, out, err = cli(*argv)
+        assert (code, out) == (Exit.USAGE, "")
+        assert "contains '/' at position 1" in err
+    assert cli("status", "x" * 257)[0] == Exit.USAGE
+
+
 def test_an_unknown_name_gets_a_suggestion(cli: Cli) -> None:
     code, out, err = cli("start", "approve_expenses")
     assert (code, out) == (Exit.UNKNOWN_NAME, "")
@@ -152,6 +160,18 @@ def test_an_instance_that_has_ended_and_one_that_has_not(cli: Cli) -> None:
     assert cli("status", "e-1")[0] == Exit.NOT_FOUND
 
 
+def test_restart_prints_the_id_and_keeps_the_input(cli: Cli) -> None:
+    cli("start", "approve_expense", "-i", EXPENSE, "--id", "e-1")
+    cli("terminate", "e-1")
+    assert cli("restart", "e-1")[:2] == (0, "e-1\n")
+    assert json.loads(cli("status", "e-1", "--json")[1])["input"] == json.loads(EXPENSE)
+    cli("terminate", "e-1")
+    assert cli("restart", "e-1", "--as", "e-2")[:2] == (0, "e-2\n")
+    code, out, _ = cli("restart", "e-1", "--new-id")
+    assert code == 0
+    assert out.strip() not in {"e-1", "e-2", ""}
+
+
 def test_waiting_ends_in_time_and_says_that_nobody_works(cli: Cli) -> None:
     code, out, err = cli("start", "approve_expense", "--id", "e-1", "--wait", "--timeout", "0.2s", "--json")
     assert code == Exit.TIMEOUT
@@ -221,10 +241,20 @@ def test_doctor_refuses_a_redis_that_evicts(cli: Cli, url: str, hub: str) -> Non
         redis.config_set("maxmemory-policy", "allkeys-lru")
         try:
             code, out, _ = cli("doctor")
+            for argv in (["list"], ["orchestrator"], ["worker"]):
+                assert cli(*argv)[0] == Exit.BAD_REDIS, argv
         finally:
             redis.config_set("maxmemory-policy", "noeviction")
     assert code == Exit.BAD_REDIS
-    assert "set it to noeviction" in out
+    assert "maxmemory-policy is allkeys-lru" in out
+    assert "celeriac.cli" in out, "what else there is to say is said as well"
+
+
+def test_processes_refuse_a_redis_that_is_not_there(cli: Cli) -> None:
+    for name in ("orchestrator", "worker"):
+        code, _, err = cli(name, "--redis", "redis://127.0.0.1:1/0")
+        assert code == Exit.NO_REDIS
+        assert "redis://127.0.0.1:1/0 does not answer" in err
 
 
 def test_doctor_refuses_an_open_redis_and_survives_one_that_is_not_there(cli: Cli) -> None:

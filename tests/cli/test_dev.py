@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import pty
+import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -89,6 +94,23 @@ class Dev:
         )
         return ran.returncode, ran.stdout, ran.stderr
 
+    def terminal(self, *argv: str) -> str:
+        """The same in a real terminal of 80 columns; what it printed, escape sequences and all."""
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        environ = {k: v for k, v in os.environ.items() if not k.startswith("CELERIAC_")} | {"TERM": "xterm"}
+        ran = subprocess.Popen(
+            [*COMMAND, *argv], cwd=self.folder, env=environ, stdin=theirs, stdout=theirs, stderr=theirs
+        )
+        os.close(theirs)
+        said = b""
+        with contextlib.suppress(OSError):  # Linux' way of saying that the other side has closed
+            while chunk := os.read(ours, 65536):
+                said += chunk
+        os.close(ours)
+        assert ran.wait(PATIENCE) == 0, said.decode()
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said.decode())
+
     def processes(self) -> list[dict[str, Any]]:
         """The living processes, as `celeriac workers --json` says."""
         code, out, err = self.cli("workers", "--json")
@@ -169,6 +191,11 @@ def test_a_day_in_the_life(start: Start, tmp_path: Path) -> None:
     code, out, _ = dev.cli("wait", "s-1", "--timeout", "30s", "--json")
     assert code == 0
     assert json.loads(out)["output"] == 8
+
+    shown = dev.terminal("start", "slowly", "-i", "1", "--id", "s-2"), dev.terminal("watch", "s-2")
+    assert "▸ Running slowly s-2" in shown[1]
+    assert "timer, due in" in shown[1]
+    assert "✓ Completed" in shown[1]
 
     os.kill(note["redis_pid"], signal.SIGKILL)
     dev.until("redis", "starting it again on its data")

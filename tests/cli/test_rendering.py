@@ -59,10 +59,12 @@ def test_durations(seconds: float, words: str) -> None:
 
 def test_a_state_says_only_what_there_is() -> None:
     out = Console(file=io.StringIO(), width=60)
-    render.show_state(out, state(version="2", tags={"shop": "a"}, custom_text='"paid"'))
+    render.show_state(
+        out, state("order-1", Status.COMPLETED, version="2", tags={"shop": "a"}, custom_text='"paid"')
+    )
     assert isinstance(out.file, io.StringIO)
     text = out.file.getvalue()
-    for words in ("order-1", "fulfil_order (version 2)", "▸ Running", "shop=a", '"paid"', "1 min 30 s"):
+    for words in ("order-1", "fulfil_order (version 2)", "✓ Completed", "shop=a", '"paid"', "1 min 30 s"):
         assert words in text
     assert "Failure" not in text
     assert "Output" not in text

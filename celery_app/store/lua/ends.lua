@@ -74,6 +74,9 @@ local function terminate_instance(id, reason)
   redis.call('HSET', inst .. id, 'status', 'Terminated', 'stage', '0', 'claim', '', 'reason', reason, 'updated', now_s)
   redis.call('HDEL', inst .. id, 'suspended', 'delayed', 'suspect', 'alone', 'crashes', 'waiting')
   local shown = reason == '' and '' or ',"reason":' .. cjson.encode(reason)
+  -- A run that nobody took yet has its start, and so its input, still in the inbox.
+  local start = redis.call('EXISTS', hist .. id) == 0 and redis.call('LINDEX', inbox .. id, 0)
+  if start then redis.call('RPUSH', hist .. id, start) end
   redis.call('RPUSH', hist .. id, '{"k":19' .. shown .. ',"at":' .. now_s .. '}')
   end_instance(id, r[1], r[2], 'Terminated', r[3], r[4], reason)
   if r[5] and r[5] ~= '' then
