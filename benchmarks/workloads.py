@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from celery import chain, chord
+from celery.canvas import Signature
 from celery.result import AsyncResult
 
 from celeriac.celery_app import Client
@@ -44,7 +45,7 @@ def timed(start: Callable[[], list[Any]], finish: Callable[[list[Any]], list[Any
     return seconds
 
 
-def collect(handles: list[AsyncResult[Any]]) -> list[Any]:
+def collect(handles: list[AsyncResult]) -> list[Any]:
     # follow_parents=False: otherwise get() re-reads every parent of a chain, to raw Celery's disadvantage.
     values = [h.get(timeout=TIMEOUT, follow_parents=False) for h in handles]
     for handle in handles:
@@ -52,9 +53,19 @@ def collect(handles: list[AsyncResult[Any]]) -> list[Any]:
     return values
 
 
+def link(*args: int) -> Signature:
+    """One link of a raw chain."""
+    return Signature("raw.add", args=args, app=raw_app.app)
+
+
+def single(value: int) -> Signature:
+    """One part of a raw chord."""
+    return Signature("raw.echo", args=(value,), app=raw_app.app)
+
+
 def sequence(instances: int, steps: int) -> tuple[Callable[[], float], Callable[[Client], float]]:
     def raw() -> float:
-        graph = chain(raw_app.add.s(0, 0), *(raw_app.add.s(i) for i in range(1, steps)))
+        graph = chain(link(0, 0), *(link(i) for i in range(1, steps)))
         return timed(lambda: [graph.apply_async() for _ in range(instances)], collect, sum(range(steps)))
 
     def ours(client: Client) -> float:
@@ -71,7 +82,8 @@ def fan_out(instances: int, width: int) -> tuple[Callable[[], float], Callable[[
     def raw() -> float:
         def start() -> list[Any]:
             return [
-                chord(raw_app.echo.s(i) for i in range(width))(raw_app.total.s()) for _ in range(instances)
+                chord(single(i) for i in range(width))(Signature("raw.total", app=raw_app.app))
+                for _ in range(instances)
             ]
 
         return timed(start, collect, sum(range(width)))

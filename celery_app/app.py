@@ -22,11 +22,12 @@ from kombu.entity import Queue
 from celeriac.activities import ACTIVITIES, ActivityRegistry
 from celeriac.orchestrations.errors import InvalidArgumentError
 
-from . import imposed, worker_boot
-from .boot import BootCheck
-from .runtime import runtime_of
+from .activity_worker import imposed
+from .activity_worker.boot import BootCheck
+from .activity_worker.runtime import runtime_of
+from .activity_worker.task import ActivityTask
 from .settings import Settings
-from .task import ActivityTask
+from .transport import worker_boot
 
 __all__ = ["create_app", "current", "load_apps", "worker_queues"]
 

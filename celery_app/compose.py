@@ -8,16 +8,17 @@ import signal
 import types
 
 from celeriac.activities import ACTIVITIES
-from celeriac.celery_app.app import create_app
-from celeriac.celery_app.client import Client
-from celeriac.celery_app.emission import Emitter
-from celeriac.celery_app.settings import Settings
-from celeriac.celery_app.store import Store
-from celeriac.celery_app.store.server import check_server, ensure_suitable, info, note_schema
-from celeriac.celery_app.triggers.queue import QueueTriggers
-from celeriac.celery_app.worker import OrchestratorWorker
 from celeriac.orchestrations.registry import REGISTRY
 from celeriac.orchestrations.triggers import TRIGGERS
+
+from .app import create_app
+from .client.sync import Client
+from .emission import Emitter
+from .orchestrator.worker import OrchestratorWorker
+from .settings import Settings
+from .store import Store
+from .store.server import check_server, ensure_suitable, info, note_schema
+from .triggers.queue import QueueTriggers
 
 __all__ = ["run_orchestrator"]
 

@@ -21,9 +21,9 @@ from urllib.parse import urlsplit
 from celeriac.orchestrations.errors import CeleriacError, RedisUnavailableError, RedisUnsuitableError
 from celeriac.orchestrations.registry import Registry
 
-from .driving import drive
-from .operations import Operations
-from .progress import ProcessInfo
+from .client.driving import drive
+from .client.operations import Operations
+from .client.progress import ProcessInfo
 from .settings import Settings
 from .store import Store, server
 
@@ -151,7 +151,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _check_serializers(report: Report, settings: Settings) -> None:
-    from .imposed import imposed
+    from .activity_worker.imposed import imposed
 
     accepted = set(imposed(settings)["accept_content"]) | set(imposed(settings)["result_accept_content"])
     if accepted == {"json"}:

@@ -96,9 +96,9 @@ class Settings:
 
     @property
     def queue_prefix(self) -> str:
-        """What the Redis keys of Celery's queues begin with. Nothing in the default hub, so that they are where any
-        Celery tool looks for them; in another hub its name: a worker drops steps that are not open in its own hub, so
-        two hubs must not share a queue.
+        """What the Redis keys of Celery's queues begin with. Nothing in the default hub, so that they are
+        where any Celery tool looks for them; in another hub its name: a worker drops steps that are not open
+        in its own hub, so two hubs must not share a queue.
         """
         return "" if self.hub == DEFAULT_HUB else f"{self.hub}:queue:"
 

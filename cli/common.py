@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from celeriac.celery_app.client import Client
+    from celeriac.celery_app.client.sync import Client
     from celeriac.celery_app.settings import Settings
     from celeriac.celery_app.store import Store
 
@@ -43,7 +43,7 @@ class Common:
     @contextlib.contextmanager
     def client(self) -> Iterator[Client]:
         """A client that is closed at the end of the block."""
-        from celeriac.celery_app.client import Client
+        from celeriac.celery_app.client.sync import Client
 
         client = Client(settings=self.settings())
         try:

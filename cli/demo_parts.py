@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from celeriac.celery_app.client import Client, OrchestrationState
+from celeriac.celery_app.client.sync import Client, OrchestrationState
 from celeriac.orchestrations.examples.fulfil_order import open_shop
 
 States = Mapping[str, OrchestrationState]

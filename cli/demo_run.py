@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from celeriac.celery_app import embedded
-from celeriac.celery_app.client import Client, OrchestrationState
+from celeriac.celery_app.client.sync import Client, OrchestrationState
 from celeriac.celery_app.settings import Settings
 from celeriac.orchestrations import history as kinds
 

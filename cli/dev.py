@@ -111,7 +111,7 @@ class _Ready:
         if self._done or time.monotonic() < self._next:
             return
         self._next = time.monotonic() + 0.5
-        from celeriac.celery_app.client import Client
+        from celeriac.celery_app.client.sync import Client
 
         with Client(settings=self._settings) as client:
             if not expected <= {process.info.get("pid") for process in client.workers()}:

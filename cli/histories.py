@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 from rich.text import Text
 
-from celeriac.celery_app.state import iso, moment
+from celeriac.celery_app.client.state import iso, moment
 from celeriac.orchestrations import history as kinds
 from celeriac.orchestrations.history import AnyEvent, Event
 

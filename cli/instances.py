@@ -24,7 +24,7 @@ from .common import (
 from .exits import Exit
 
 if TYPE_CHECKING:
-    from celeriac.celery_app.client import Client, OrchestrationState
+    from celeriac.celery_app.client.sync import Client, OrchestrationState
 
 STATUSES = ("Pending", "Running", "Suspended", "Completed", "Failed", "Terminated", "Cancelled")
 

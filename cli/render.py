@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from celeriac.celery_app.progress import ProcessInfo
-from celeriac.celery_app.state import OrchestrationState, Status
+from celeriac.celery_app.client.progress import ProcessInfo
+from celeriac.celery_app.client.state import OrchestrationState, Status
 from celeriac.orchestrations.errors import FailureDetails
 
 WIDE: Final = 10_000  # columns of a pipe: whoever reads it cuts for himself

@@ -9,7 +9,7 @@ from typing import Final
 from rich.text import Text
 from rich.tree import Tree
 
-from celeriac.celery_app.progress import (
+from celeriac.celery_app.client.progress import (
     ActivityProgress,
     GroupProgress,
     InstanceProgress,

@@ -15,7 +15,7 @@ from .exits import Exit
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from celeriac.celery_app.client import Client, InstanceProgress
+    from celeriac.celery_app.client.sync import Client, InstanceProgress
 
 LOOK_SECONDS: Final = 0.5  # how often the tree is read; its end is noticed at once
 

@@ -198,7 +198,11 @@ class TaskFailedError(CeleriacError):
     """
 
     def __init__(
-        self, details: FailureDetails, *, name: str = "", seq: int | None = None,
+        self,
+        details: FailureDetails,
+        *,
+        name: str = "",
+        seq: int | None = None,
         failures: tuple[FailureDetails, ...] = (),
     ) -> None:
         self.details, self.name, self.seq = details, name, seq

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from celeriac.celery_app.client import Client, OnConflict
 from celeriac.orchestrations.registry import Orchestrator
+
+from ..client.sync import Client, OnConflict
 
 I = TypeVar("I")  # noqa: E741  I for input, as in registry.py
 

@@ -27,11 +27,11 @@ from collections import deque
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
-from celeriac.celery_app.client import Client, LimitError, LostListenerError, StoreError, TakenMessage
 from celeriac.orchestrations import codec
 from celeriac.orchestrations.errors import CeleriacError, RedisUnavailableError
 from celeriac.orchestrations.triggers import QueueTrigger
 
+from ..client.sync import Client, LimitError, LostListenerError, StoreError, TakenMessage
 from .message import MessageClient
 
 __all__ = ["QueueTriggers"]

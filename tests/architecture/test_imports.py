@@ -40,10 +40,9 @@ RULES = [
 ]  # fmt: skip
 
 # Only these may touch redis-py, and only these Celery and kombu.
-REDIS = ("celery_app/store/", "celery_app/transport.py", "celery_app/channel.py", "celery_app/intake.py",
-         "celery_app/beat.py")  # fmt: skip
-NO_CELERY = ("celery_app/worker.py", "celery_app/cache.py", "celery_app/turns.py", "celery_app/store/",
-             "celery_app/client.py", "celery_app/triggers/")  # fmt: skip
+REDIS = ("celery_app/store/", "celery_app/transport/")
+NO_CELERY = ("celery_app/orchestrator/", "celery_app/store/", "celery_app/client/", "celery_app/triggers/",
+             "celery_app/retrying.py", "celery_app/messages.py")  # fmt: skip
 
 
 def imports_of(path: Path) -> Iterator[Import]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from celeriac.activities import ActivityRegistry, activity
-from celeriac.celery_app import imposed
+from celeriac.celery_app.activity_worker import imposed
 from celeriac.celery_app.app import create_app, load_apps, worker_queues
 from celeriac.celery_app.settings import Settings
 from celeriac.orchestrations.errors import InvalidArgumentError
@@ -94,7 +94,7 @@ def test_the_stock_transport_needs_a_long_visibility_timeout() -> None:
 def test_the_broker_is_reached_by_the_chosen_transport(transport: str, url: str, database: str) -> None:
     app = create_app(Settings(redis_url=url, transport=transport), registry=ActivityRegistry(), load=False)
     connection = app.connection()
-    wanted = "celeriac.celery_app.transport" if transport == "celeriac" else "kombu.transport.redis"
+    wanted = "celeriac.celery_app.transport.redis" if transport == "celeriac" else "kombu.transport.redis"
     assert connection.get_transport_cls().__module__ == wanted
     if url.startswith("unix"):
         assert connection.hostname.endswith(f"/tmp/r.sock?{database}")

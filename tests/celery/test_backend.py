@@ -10,7 +10,7 @@ import pytest
 from celery.app.task import Context
 from celery.exceptions import TimeLimitExceeded
 
-from celeriac.celery_app.backend import Backend
+from celeriac.celery_app.activity_worker.backend import Backend
 from celeriac.celery_app.messages import GroupRef
 from celeriac.celery_app.store.records import GroupOpen
 from celeriac.orchestrations.errors import ActivityWorkerLostError

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from celeriac.celery_app.app import create_app
-from celeriac.celery_app.inflight import InFlight, Pending
-from celeriac.celery_app.prefetch import Pace
 from celeriac.celery_app.settings import Settings
 from celeriac.celery_app.store import Store, flights
 from celeriac.celery_app.store.flights import Taken
+from celeriac.celery_app.transport.inflight import InFlight, Pending
+from celeriac.celery_app.transport.prefetch import Pace
 
 TASKS = '''
 import ctypes, time
@@ -76,7 +76,7 @@ class Helper:
         worker = (
             "import json, os, subprocess, sys\n"
             "first = json.loads(sys.argv[1]) | {'worker': os.getpid()}\n"
-            "command = [sys.executable, '-m', 'celeriac.celery_app.beat']\n"
+            "command = [sys.executable, '-m', 'celeriac.celery_app.transport.beat']\n"
             "helper = subprocess.Popen(command, stdin=subprocess.PIPE)\n"
             "for line in (first, {'incarnations': json.loads(sys.argv[2])}):\n"
             "    helper.stdin.write(json.dumps(line).encode() + b'\\n')\n"
@@ -184,7 +184,7 @@ def test_a_worker_that_holds_the_gil_keeps_its_lease(
 
 def _helper_of(pid: int) -> int:
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    found = [c for c in children if b"celery_app.beat" in Path(f"/proc/{c}/cmdline").read_bytes()]
+    found = [c for c in children if b"celery_app.transport.beat" in Path(f"/proc/{c}/cmdline").read_bytes()]
     return int(found[0])
 
 

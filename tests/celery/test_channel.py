@@ -17,7 +17,7 @@ from kombu.entity import Exchange, Queue
 
 from celeriac.celery_app import embedded
 from celeriac.celery_app.store.keys import Keys
-from celeriac.celery_app.transport import Transport
+from celeriac.celery_app.transport.redis import Transport
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from celeriac.celery_app import embedded
-from celeriac.celery_app.client import Client
+from celeriac.celery_app.client.sync import Client
 from celeriac.cli.exits import Exit
 from celeriac.cli.main import run
 

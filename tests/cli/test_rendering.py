@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from rich.console import Console, RenderableType
 
-from celeriac.celery_app.progress import (
+from celeriac.celery_app.client.progress import (
     ActivityProgress,
     GroupProgress,
     InstanceProgress,
     StepState,
     TimerProgress,
 )
-from celeriac.celery_app.state import OrchestrationState, Status
+from celeriac.celery_app.client.state import OrchestrationState, Status
 from celeriac.cli import histories, render, trees
 from celeriac.orchestrations import history as kinds
 from celeriac.orchestrations.errors import Attempt, FailureDetails

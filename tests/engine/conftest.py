@@ -21,12 +21,12 @@ import pytest
 from celeriac.activities import ActivityContext, ActivityRegistry, activity, run_activity
 from celeriac.celery_app import retrying
 from celeriac.celery_app.app import create_app
-from celeriac.celery_app.client import Client, OrchestrationState
+from celeriac.celery_app.client.sync import Client, OrchestrationState
 from celeriac.celery_app.emission import Emitter
 from celeriac.celery_app.messages import STEP_META_HEADER, GroupRef, Step, TaskId, read_header
+from celeriac.celery_app.orchestrator.worker import OrchestratorWorker
 from celeriac.celery_app.settings import Settings
 from celeriac.celery_app.store import Store, flights, payloads
-from celeriac.celery_app.worker import OrchestratorWorker
 from celeriac.orchestrations.errors import InstanceNotFoundError, RetryAfter, failure_from
 from celeriac.orchestrations.history import AnyEvent
 from celeriac.orchestrations.registry import Orchestrator, Registry, orchestrator

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from celeriac.celery_app.cache import Live, LiveCache
-from celeriac.celery_app.payloads import Aside, RunPayloads, fields_of, join_chunks
+from celeriac.celery_app.orchestrator.cache import Live, LiveCache
+from celeriac.celery_app.orchestrator.payloads import Aside, RunPayloads, fields_of, join_chunks
 from celeriac.orchestrations.errors import PayloadTooLargeError
 from celeriac.orchestrations.history import ExecutionStarted, Part, PartOutcome
 from celeriac.orchestrations.registry import define

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from celeriac.celery_app.client import AsyncClient, Client, OrchestrationFailedError, Status
+from celeriac.celery_app.client.sync import AsyncClient, Client, OrchestrationFailedError, Status
 from celeriac.celery_app.settings import Settings
 from celeriac.celery_app.store import Store, turns
 from celeriac.celery_app.store.records import Claimed, Commit

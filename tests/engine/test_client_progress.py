@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from celeriac.celery_app.client import AsyncClient, Status
-from celeriac.celery_app.progress import StepState
+from celeriac.celery_app.client.progress import StepState
+from celeriac.celery_app.client.sync import AsyncClient, Status
 from celeriac.orchestrations import RetryPolicy, when_all, when_any
 from celeriac.orchestrations.errors import InstanceNotFoundError, InvalidArgumentError
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from celeriac.celery_app import validation
-from celeriac.celery_app.driving import Pause
-from celeriac.celery_app.state import (
+from celeriac.celery_app.client import validation
+from celeriac.celery_app.client.driving import Pause
+from celeriac.celery_app.client.state import (
     OrchestrationFailedError,
     OrchestrationState,
     Status,
@@ -19,7 +19,7 @@ from celeriac.celery_app.state import (
     millis,
     moment,
 )
-from celeriac.celery_app.waiting import PATIENCE, check_timeout, until_ended
+from celeriac.celery_app.client.waiting import PATIENCE, check_timeout, until_ended
 from celeriac.orchestrations.errors import (
     FailureDetails,
     InvalidArgumentError,

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from celeriac.celery_app import embedded
-from celeriac.celery_app.client import AsyncClient, Client, Status
+from celeriac.celery_app.client.sync import AsyncClient, Client, Status
 from celeriac.celery_app.settings import Settings
 from celeriac.celery_app.store import Store, turns
 from celeriac.celery_app.store.endings import endings_of

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from celeriac.celery_app.client import Client, OrchestrationState
-from celeriac.celery_app.deadline import EXIT_STUCK
+from celeriac.celery_app.client.sync import Client, OrchestrationState
+from celeriac.celery_app.orchestrator.deadline import EXIT_STUCK
 from celeriac.celery_app.settings import Settings
 from celeriac.celery_app.store import Store
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from celeriac.celery_app.client import Client, Status
+from celeriac.celery_app.client.sync import Client, Status
 from celeriac.celery_app.settings import Settings
 from celeriac.celery_app.store import Store
 from celeriac.celery_app.triggers import MessageClient, QueueTriggers

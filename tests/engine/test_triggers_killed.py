@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from celeriac.celery_app.client import Client
+from celeriac.celery_app.client.sync import Client
 from celeriac.celery_app.settings import Settings
 from celeriac.celery_app.store import Store, turns
 from celeriac.celery_app.triggers import MessageClient, QueueTriggers

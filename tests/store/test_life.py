@@ -242,7 +242,9 @@ def test_a_completion_of_the_old_run_closes_nothing_in_the_next(desk: Any) -> No
     assert len(desk.inbox()) == 4
     run = new_execution()
     started = open_text(ExecutionStarted(execution=run, instance="a", name="flow", run=1))
-    desk.commit(desk.turn(claimed, events=[ContinuedAsNew()], next_run=NextRun(execution=run, started=started)))
+    desk.commit(
+        desk.turn(claimed, events=[ContinuedAsNew()], next_run=NextRun(execution=run, started=started))
+    )
     assert [type(e).__name__ for e in desk.inbox()] == ["ExecutionStarted", "EventRaised"]
 
 

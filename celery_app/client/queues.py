@@ -18,13 +18,13 @@ from typing import Any
 from celeriac.orchestrations.errors import CeleriacError, InvalidArgumentError
 from celeriac.orchestrations.history import EventRaised
 
+from ..settings import Settings
+from ..store import FencedError, GoneError, Keys, command, flights, queues
+from ..store.records import open_text
 from . import validation as check
 from .driving import Operation, ask, ask_all
-from .settings import Settings
 from .starting import Starting
 from .state import iso, millis, moment
-from .store import FencedError, GoneError, Keys, command, flights, queues
-from .store.records import open_text
 
 POISON = "-poison"
 _QUEUE = re.compile(r"[^\x00-\x20\x7f{}]{1,128}")

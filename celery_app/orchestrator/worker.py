@@ -31,14 +31,10 @@ from celeriac.orchestrations.errors import RedisUnavailableError
 from celeriac.orchestrations.history import PartOutcome
 from celeriac.orchestrations.registry import Registry
 
-from .chores import Chores
-from .deadline import TurnGuard
-from .lapses import Lapses
-from .messages import TaskId
-from .reading import Reader
-from .retrying import MessageMaker
-from .settings import Settings
-from .store import (
+from ..messages import TaskId
+from ..retrying import MessageMaker
+from ..settings import Settings
+from ..store import (
     Call,
     FencedError,
     Store,
@@ -52,7 +48,11 @@ from .store import (
     turns,
     views,
 )
-from .store.records import Claimed, CommitReply, open_text
+from ..store.records import Claimed, CommitReply, open_text
+from .chores import Chores
+from .deadline import TurnGuard
+from .lapses import Lapses
+from .reading import Reader
 from .turning import Done, Served, Turner, Wait
 from .windows import World
 

@@ -21,9 +21,9 @@ from typing import Any
 
 from celery import Celery, bootsteps
 
+from ..settings import Settings
 from .inflight import ROSTER
-from .settings import Settings
-from .transport import Executor, Transport
+from .redis import Executor, Transport
 
 __all__ = ["BeatStep", "ExecutorStep", "Helper", "install"]
 

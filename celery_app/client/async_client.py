@@ -16,15 +16,15 @@ from typing import Any, TypeVar
 from celeriac.orchestrations.history import AnyEvent
 from celeriac.orchestrations.registry import REGISTRY, Orchestrator, Registry
 
+from ..settings import Settings
+from ..store import AsyncStore
+from ..store.endings import endings_of
 from .driving import Operation, drive_async
 from .operations import Operations, StatusFilter
 from .progress import InstanceProgress, ProcessInfo, Served
 from .queues import PoisonMessage, QueueSizes
-from .settings import Settings
 from .starting import OnConflict
 from .state import OrchestrationState, Page
-from .store import AsyncStore
-from .store.endings import endings_of
 from .waiting import check_timeout, until_ended
 
 __all__ = ["AsyncClient"]

@@ -20,11 +20,11 @@ from itertools import count
 from time import monotonic
 from typing import ClassVar, Protocol, TypeVar
 
+from ..store import flights
+from ..store.flights import Taken
+from ..store.keys import Keys
+from ..store.scripts import Call
 from .prefetch import Pace
-from .store import flights
-from .store.flights import Taken
-from .store.keys import Keys
-from .store.scripts import Call
 
 __all__ = ["ROSTER", "Held", "InFlight", "Pending", "Roster", "Run"]
 

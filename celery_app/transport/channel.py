@@ -22,14 +22,14 @@ from kombu.transport import redis as kombu_redis
 from kombu.utils.json import dumps
 from redis.exceptions import NoScriptError, ResponseError
 
+from ..store import flights
+from ..store.errors import FencedError, StoreError
+from ..store.keys import Keys
+from ..store.scripts import Call, script
 from .envelope import due_time, read
 from .inflight import ROSTER, Held, InFlight
 from .intake import Intake, QoS, Watch, refusal
 from .prefetch import Pace
-from .store import flights
-from .store.errors import FencedError, StoreError
-from .store.keys import Keys
-from .store.scripts import Call, script
 
 __all__ = ["Channel"]
 

@@ -15,7 +15,7 @@ from celery import states
 from celery.backends.redis import RedisBackend
 from celery.exceptions import WorkerLostError
 
-from .messages import Step, TaskId
+from ..messages import Step, TaskId
 from .outcomes import Caught, OutcomeWriter, caught_from, step_from
 from .runtime import runtime_of
 from .task import CAUGHT

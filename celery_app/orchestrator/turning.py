@@ -25,13 +25,13 @@ from celeriac.orchestrations.history import OUTSIDE, AnyEvent, ExecutionStarted,
 from celeriac.orchestrations.registry import OrchestratorDefinition, Registry
 from celeriac.orchestrations.replay import Execution, Turn
 
+from ..store import Call, Keys, LimitError, turns
+from ..store.records import Claimed, CommitReply
 from .cache import Live, LiveCache
 from .chores import Clock
 from .deadline import TurnDeadlineError, TurnGuard
 from .payloads import RunPayloads
 from .reading import Need, Reader
-from .store import Call, Keys, LimitError, turns
-from .store.records import Claimed, CommitReply
 from .turns import FULL, Draft, failed, merge, translate, unserved_orchestrator
 from .windows import Run, World, emit_window
 

@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from .store import Call, Keys, command, flights, turns
-from .store.records import Lapsed, SweepReport
+from ..store import Call, Keys, command, flights, turns
+from ..store.records import Lapsed, SweepReport
 
 LIMIT = 100  # of anything, in one call
 LOOK_EVERY = (

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence, Set
 
 from celeriac.orchestrations.history import ActivityOptions, ExecutionStarted, Part
 
-from .messages import GroupRef, TaskId
-from .retrying import MessageMaker
-from .settings import Settings
-from .store.records import Deadline, GroupEmit, OpenedStep
+from ..messages import GroupRef, TaskId
+from ..retrying import MessageMaker
+from ..settings import Settings
+from ..store.records import Deadline, GroupEmit, OpenedStep
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

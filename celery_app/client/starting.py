@@ -13,12 +13,12 @@ from celeriac.orchestrations.history import ExecutionStarted
 from celeriac.orchestrations.registry import Orchestrator as _Declared
 from celeriac.orchestrations.registry import OrchestratorDefinition, Registry
 
+from ..settings import Settings
+from ..store import payloads
+from ..store.records import StartRequest, new_execution
 from . import validation as check
 from .driving import Operation
 from .progress import Served
-from .settings import Settings
-from .store import payloads
-from .store.records import StartRequest, new_execution
 
 OnConflict: TypeAlias = Literal["fail", "use_existing", "terminate_existing"]
 Orchestrator: TypeAlias = "str | _Declared[Any, Any]"

@@ -17,7 +17,7 @@ from celery.worker.consumer import Consumer as CeleryConsumer
 
 from celeriac.orchestrations.errors import UnknownActivityError, failure_from
 
-from .messages import STEP_META_HEADER, Step
+from ..messages import STEP_META_HEADER, Step
 from .outcomes import Caught, OutcomeWriter, caught_from, step_from
 from .request import later
 from .runtime import runtime_of

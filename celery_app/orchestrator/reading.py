@@ -14,8 +14,8 @@ from typing import Any
 
 from celeriac.orchestrations.history import AnyEvent, PartOutcome, decode_event
 
+from ..store import Call, Store, command, payloads
 from .payloads import PARTS_CHUNK, RunPayloads, decode_parts, fields_of, join_chunks, wanted_by_parts, wants
-from .store import Call, Store, command, payloads
 from .windows import Window
 
 OUTCOMES_CHUNK = 1000

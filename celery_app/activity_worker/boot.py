@@ -10,10 +10,10 @@ from celery.concurrency.solo import TaskPool as Solo
 
 from celeriac.orchestrations.errors import RedisUnavailableError, RedisUnsuitableError
 
+from ..store import views
+from ..store.server import check_server, ensure_suitable, info, note_schema
 from . import imposed
 from .runtime import Runtime, runtime_of
-from .store import views
-from .store.server import check_server, ensure_suitable, info, note_schema
 from .task import ActivityTask
 
 __all__ = ["BootCheck"]

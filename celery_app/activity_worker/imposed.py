@@ -13,15 +13,15 @@ from celery import Celery
 from kombu.entity import Queue
 from kombu.transport import TRANSPORT_ALIASES
 
-from .settings import Settings
+from ..settings import Settings
 
 __all__ = ["CONSUMER", "REQUEST", "asserted", "broker_url", "changed", "imposed"]
 
 TRANSPORT_ALIAS: Final = "celeriac"
-TRANSPORT: Final = "celeriac.celery_app.transport:Transport"
-BACKEND: Final = "celeriac.celery_app.backend:Backend"
-CONSUMER: Final = "celeriac.celery_app.consumer:Consumer"
-REQUEST: Final = "celeriac.celery_app.request:ActivityRequest"
+TRANSPORT: Final = "celeriac.celery_app.transport.redis:Transport"
+BACKEND: Final = "celeriac.celery_app.activity_worker.backend:Backend"
+CONSUMER: Final = "celeriac.celery_app.activity_worker.consumer:Consumer"
+REQUEST: Final = "celeriac.celery_app.activity_worker.request:ActivityRequest"
 
 VISIBILITY_TIMEOUT: Final = 24 * 3600  # stock transport only; recovery is the sweep's, in seconds
 

@@ -34,12 +34,12 @@ from celeriac.activities.runner import run_activity
 from celeriac.orchestrations import codec
 from celeriac.orchestrations.errors import CeleriacError, PayloadTooLargeError
 
+from ..messages import Step, TaskId
+from ..settings import Settings
+from ..store import flights, payloads, steps
 from .imposed import REQUEST
-from .messages import Step, TaskId
 from .outcomes import OutcomeWriter, caught_from, step_from
 from .runtime import Runtime, runtime_of
-from .settings import Settings
-from .store import flights, payloads, steps
 
 __all__ = ["CAUGHT", "ActivityTask"]
 
@@ -49,7 +49,11 @@ CAUGHT: Final = "celeriac_caught"  # attribute of Celery's request: what `run` c
 HEARTBEAT_EVERY: Final = 1.0  # seconds; heartbeats that follow closer are not sent
 CELERY_FIRST: Final = 3000  # milliseconds that the sweep's deadline lies behind Celery's soft limit
 CHECK_EVERY: Final = 1.0  # seconds between two looks of is_cancelled at the store
-_OWN_MODULES: Final = {"celeriac.celery_app.task", "celeriac.activities.runner", "celeriac.activities.model"}
+_OWN_MODULES: Final = {
+    "celeriac.celery_app.activity_worker.task",
+    "celeriac.activities.runner",
+    "celeriac.activities.model",
+}
 # Raised in an activity, these would make Celery drop, requeue or mis-report the task, or end the worker.
 _MISREAD: Final = (TaskPredicate, TimeLimitExceeded, WorkerLostError, MemoryError)
 

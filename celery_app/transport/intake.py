@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 from kombu.transport import virtual
 from redis.exceptions import NoScriptError, ResponseError
 
+from ..store import flights
+from ..store.errors import FencedError, StoreError, StoreFullError, error_for
+from ..store.scripts import Call, script
 from .inflight import InFlight, Pending
-from .store import flights
-from .store.errors import FencedError, StoreError, StoreFullError, error_for
-from .store.scripts import Call, script
 
 if TYPE_CHECKING:
     from .channel import Channel

@@ -10,6 +10,9 @@ import msgspec
 from celeriac.orchestrations.errors import InstanceNotFoundError, InvalidArgumentError
 from celeriac.orchestrations.history import GroupScheduled, Part, TaskScheduled, decode_event
 
+from ..store import Keys, views
+from ..store import progress as open_steps
+from ..store.records import Progress
 from .driving import Operation, ask
 from .progress import (
     ActivityProgress,
@@ -21,9 +24,6 @@ from .progress import (
     TimerProgress,
 )
 from .state import OrchestrationState, moment
-from .store import Keys, views
-from .store import progress as open_steps
-from .store.records import Progress
 
 Read = Callable[[str], Operation[OrchestrationState]]
 

@@ -29,10 +29,10 @@ from celeriac.orchestrations.errors import (
     failure_from,
 )
 
-from . import retrying
-from .messages import STEP_META_HEADER, GroupRef, Step, TaskId, read_header
+from .. import retrying
+from ..messages import STEP_META_HEADER, GroupRef, Step, TaskId, read_header
+from ..store import Call, GoneError, StoreError, command, payloads
 from .runtime import Runtime
-from .store import Call, GoneError, StoreError, command, payloads
 
 __all__ = ["Caught", "OutcomeWriter", "caught_from", "step_from"]
 

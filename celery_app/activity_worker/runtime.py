@@ -14,9 +14,9 @@ from typing import Any, Final
 
 from celery import Celery, signals
 
-from .emission import Emitter
-from .settings import Settings
-from .store import Store
+from ..emission import Emitter
+from ..settings import Settings
+from ..store import Store
 
 __all__ = ["Runtime", "runtime_of"]
 

@@ -5,7 +5,7 @@ publishers and consumers work beside it. What differs, all in `channel.py`: an a
 the engine's checks inside, batched acknowledgements, countdowns parked in Redis, and flight records that
 the living return when a worker dies.
 
-Choose it with `broker_transport = "celeriac.celery_app.transport:Transport"`. Transport options beside
+Choose it with `broker_transport = "celeriac.celery_app.transport.redis:Transport"`. Transport options beside
 kombu's: `hub` (the engine's name space), `lease` and `beat` (seconds), `prefetch_max`. A Celery worker
 tells its transport what its pool is like (`Executor`, see `worker_boot.py`); without that a channel
 serves plain kombu consumers.

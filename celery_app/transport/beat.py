@@ -1,7 +1,7 @@
 """The beat of a worker: a helper process that renews its leases, and dies with it.
 
-`python -m celeriac.celery_app.beat`, started by `worker_boot.py`. A thread of the worker would starve
-behind a C call that holds the GIL; a process of its own does not. It reads JSON lines from its standard
+`python -m celeriac.celery_app.transport.beat`, started by `worker_boot.py`. A thread of the worker would
+starve behind a C call that holds the GIL; a process of its own does not. It reads JSON lines from standard
 input: first `{"settings": {...}, "worker": pid, "info": {...}}`, then `{"incarnations": [...]}` whenever
 they change. End of file, or another parent, means that the worker is dead: its messages return to their
 queues at once, and the helper ends.
@@ -25,9 +25,9 @@ from typing import Any
 
 from celeriac.orchestrations.errors import CeleriacError
 
-from .settings import Settings
-from .store import Store, flights
-from .store.errors import FencedError
+from ..settings import Settings
+from ..store import Store, flights
+from ..store.errors import FencedError
 
 __all__ = ["Beat", "main"]
 

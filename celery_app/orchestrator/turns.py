@@ -47,17 +47,9 @@ from celeriac.orchestrations.history import (
 from celeriac.orchestrations.run import UNCHANGED
 from celeriac.orchestrations.turn import Turn
 
-from .messages import TaskId
+from ..messages import TaskId
+from ..store.records import ChildStart, Commit, GroupOpen, NextRun, Send, new_execution, open_text
 from .payloads import Aside, decode_parts
-from .store.records import (
-    ChildStart,
-    Commit,
-    GroupOpen,
-    NextRun,
-    Send,
-    new_execution,
-    open_text,
-)
 from .windows import Run, Window, World, emit_window, open_step
 
 FULL = 800  # events and messages that a commit should carry; more wait for the next one where they can

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from celeriac.orchestrations.errors import ActivityTimeoutError, CeleriacError, failure_from
 from celeriac.orchestrations.history import GroupScheduled, TaskScheduled, decode_event
 
-from . import retrying
+from .. import retrying
+from ..messages import GroupRef, Step, StepHeader, TaskId
+from ..store import Store, command
+from ..store.records import Lapsed
 from .chores import Clock
-from .messages import GroupRef, Step, StepHeader, TaskId
 from .payloads import PARTS_CHUNK, decode_parts, fields_of
 from .reading import Reader
-from .store import Store, command
-from .store.records import Lapsed
 
 logger = logging.getLogger("celeriac.orchestrator")
 

@@ -28,15 +28,15 @@ from celeriac.orchestrations.history import (
 )
 from celeriac.orchestrations.registry import Registry
 
+from ..settings import Settings
+from ..store import GoneError, Keys, instances, payloads, server, views
+from ..store.records import InstanceRecord, Query, StartReply, open_text
 from . import validation as check
 from .driving import Operation, ask, ask_all
 from .inspection import Inspection
 from .queues import Queues
-from .settings import Settings
 from .starting import OnConflict, Orchestrator, Starting
 from .state import FINAL, OrchestrationState, Page, Status, millis, moment
-from .store import GoneError, Keys, instances, payloads, server, views
-from .store.records import InstanceRecord, Query, StartReply, open_text
 
 StatusFilter: TypeAlias = "Status | str | Iterable[Status | str] | None"
 

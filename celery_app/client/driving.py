@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any, TypeAlias, TypeVar, cast
 
-from .store import AsyncStore, Call, Store
+from ..store import AsyncStore, Call, Store
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -20,16 +20,16 @@ from typing import Any, TypeVar
 from celeriac.orchestrations.history import AnyEvent
 from celeriac.orchestrations.registry import REGISTRY, Orchestrator, Registry
 
+from ..settings import Settings
+from ..store import LimitError, Store, StoreError
+from ..store.endings import endings_of
 from .async_client import AsyncClient
 from .driving import Operation, drive
 from .operations import Operations, StatusFilter
 from .progress import InstanceProgress, ProcessInfo, Served
 from .queues import LostListenerError, PoisonMessage, QueueSizes, TakenMessage
-from .settings import Settings
 from .starting import OnConflict
 from .state import OrchestrationFailedError, OrchestrationState, Page, Status
-from .store import LimitError, Store, StoreError
-from .store.endings import endings_of
 from .waiting import check_timeout, until_ended
 
 __all__ = [
