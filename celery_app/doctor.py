@@ -278,7 +278,7 @@ def _depths(settings: Settings, store: Store, processes: Iterable[ProcessInfo]) 
         queues.update(map(str, named) if isinstance(named, list) else ())
     for queue in sorted(queues):
         # kombu keeps the other priority steps of a queue under names of their own.
-        first = f"{settings.queue_prefix}{queue}"
+        first = settings.queue_key(queue)
         lists = [first, *(f"{first}\x06\x16{step}" for step in (3, 6, 9))]
         depths[f"queue {queue}"] = sum(int(client.llen(name)) for name in lists)
     return depths

@@ -102,6 +102,10 @@ class Settings:
         """
         return "" if self.hub == DEFAULT_HUB else f"{self.hub}:queue:"
 
+    def queue_key(self, queue: str = "") -> str:
+        """The Redis key of a Celery queue (of the default queue), at the priority of messages that name none."""
+        return f"{self.queue_prefix}{queue or self.queue}"
+
     @property
     def shown_url(self) -> str:
         """The URL without its password, for messages and logs."""

@@ -12,8 +12,10 @@ import pytest
 from celeriac.activities import ActivityRegistry, activity
 from celeriac.celery_app.activity_worker import imposed
 from celeriac.celery_app.app import create_app, load_apps, worker_queues
+from celeriac.celery_app.emission import Emitter
 from celeriac.celery_app.settings import Settings
 from celeriac.orchestrations.errors import InvalidArgumentError
+from celeriac.orchestrations.history import ActivityOptions
 
 
 def registry() -> ActivityRegistry:
@@ -187,3 +189,18 @@ def test_a_module_that_fails_to_import_shows_its_own_traceback(
     assert shown in str(caught.value)
     assert f"{name}.py" in str(caught.value)
     assert "importlib" not in str(caught.value)
+
+
+def test_two_hubs_in_one_redis_share_no_queue() -> None:
+    """A worker drops what is not open in its own hub, so it must never see another hub's messages."""
+    keys = {}
+    for hub in ("celeriac", "north", "south"):
+        settings = Settings(hub=hub)
+        emitter = Emitter(create_app(settings, registry=registry(), load=False), settings)
+        keys[hub], _ = emitter.activity_message("one", "e1:1:1:i", "e1:1:1", "[[],{}]", ActivityOptions(), 0)
+        assert keys[hub] == settings.queue_key()
+    assert keys == {
+        "celeriac": "celeriac",
+        "north": "north:queue:celeriac",
+        "south": "south:queue:celeriac",
+    }

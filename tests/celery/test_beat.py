@@ -103,7 +103,7 @@ class Helper:
 @pytest.fixture
 def helper(settings: Settings, redis_store: Store) -> Iterator[Helper]:
     """A worker with the incarnation w1, which holds one message, and its helper."""
-    keys, queue = redis_store.keys, settings.queue
+    keys, queue = redis_store.keys, settings.queue_key()
     redis_store.run(flights.beat(keys, "w1", 1500, join=True))
     redis_store.run(flights.publish(keys, queue, b"m"))
     redis_store.run(flights.take(keys, "w1", 0, 1, [(queue, 1)]))
@@ -129,7 +129,7 @@ def test_a_dead_worker_returns_its_messages_at_once(
     """End of file is death: no lease is waited for."""
     os.kill(helper.worker.pid, signal.SIGKILL)
     begin = time.monotonic()
-    until(lambda: redis_store.client.llen(settings.queue) == 1, 5, "the message to return")
+    until(lambda: redis_store.client.llen(settings.queue_key()) == 1, 5, "the message to return")
     assert time.monotonic() - begin < settings.lease
     assert redis_store.client.zcard(redis_store.keys.beats) == 0
     assert redis_store.client.hlen(redis_store.keys.procs) == 0
@@ -143,7 +143,7 @@ def test_another_worker_sweeps_when_both_are_dead(
     os.kill(helper.worker.pid, signal.SIGKILL)
     other = Helper(settings, [])
     try:
-        until(lambda: redis_store.client.llen(settings.queue) == 1, 10, "the message to return")
+        until(lambda: redis_store.client.llen(settings.queue_key()) == 1, 10, "the message to return")
         until(lambda: redis_store.client.zcard(redis_store.keys.beats) == 0, 10, "the dead to be forgotten")
     finally:
         other.kill()
@@ -152,7 +152,7 @@ def test_another_worker_sweeps_when_both_are_dead(
 def test_a_stopped_worker_is_not_kept_alive(helper: Helper, redis_store: Store, settings: Settings) -> None:
     """The helper still runs, but beats for a running worker only."""
     os.kill(helper.worker.pid, signal.SIGSTOP)
-    until(lambda: redis_store.client.llen(settings.queue) == 1, 10, "the message to return")
+    until(lambda: redis_store.client.llen(settings.queue_key()) == 1, 10, "the message to return")
 
 
 def test_a_worker_that_holds_the_gil_keeps_its_lease(

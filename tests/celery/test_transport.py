@@ -99,8 +99,8 @@ class Scene:
         self._send(self.app, "plain.hold", [str(self.path), self.sent, seconds], queue=aside)
         for _ in range(2):
             self._send(self.app, "plain.count", [str(self.path), self.sent, 0], queue=aside)
-        self.store.client.rename(aside, self.settings.queue)
-        self.store.client.lpush(self.store.keys.token(self.settings.queue), "1")
+        self.store.client.rename(self.settings.queue_key(aside), self.settings.queue_key())
+        self.store.client.lpush(self.store.keys.token(self.settings.queue_key()), "1")
         until(lambda: self.runs(".started"), 10, "the long task to start")
         until(lambda: self.stand()["flying"] == 3, 0.5, "one running and two reserved")
 
@@ -124,7 +124,7 @@ class Scene:
         flying = {key.decode(): client.hlen(key) for key in client.scan_iter(f"{keys.flight('')}*")}
         return {
             "done": len(self.runs()),
-            "queued": client.llen(self.settings.queue),
+            "queued": client.llen(self.settings.queue_key()),
             "flying": sum(flying.values()),
             "parked": client.zcard(keys.parked),
         }
@@ -335,13 +335,13 @@ def test_a_message_nobody_can_read_is_set_aside(scene: Scene) -> None:
         b"[1, 2]",
         b'{"headers": {"task": "x"}, "properties": {"delivery_tag": "1"}}',
     ]
-    client.lpush(scene.settings.queue, *bad)
+    client.lpush(scene.settings.queue_key(), *bad)
     scene.count(3)
     scene.all_done()
     aside = until(
         lambda: client.llen(keys.path("aside")) == len(bad) and client.lrange(keys.path("aside"), 0, -1)
     )
-    assert all(entry.split(b"\n")[1] == scene.settings.queue.encode() for entry in aside)
+    assert all(entry.split(b"\n")[1] == scene.settings.queue_key().encode() for entry in aside)
     scene.nothing_left()
 
 

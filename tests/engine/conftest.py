@@ -66,7 +66,7 @@ class Pump:
 
     def _run(self) -> None:
         store, base, beaten = self.lab.new_store(), 0, 0.0
-        queues = [(self.lab.settings.queue, 1000)]
+        queues = [(self.lab.settings.queue_key(), 1000)]
         store.run(flights.beat(store.keys, self.incarnation, 10_000, join=True))
         try:
             while not self._stop.is_set():

@@ -85,7 +85,7 @@ def test_cancel_dissolves_a_group(lab: Any) -> None:
 
     lab.work()
     instance = lab.client.start(fan)
-    queue = lab.settings.queue
+    queue = lab.settings.queue_key()
     lab.until(lambda: lab.store.client.llen(queue) == 500)
     lab.client.cancel(instance)
     lab.until(lambda: "CancelRequested" in lab.kinds(instance))
@@ -127,7 +127,7 @@ def test_cancelled_parts_are_never_emitted(lab: Any) -> None:
 
     lab.work()
     instance = lab.client.start(fan)
-    lab.until(lambda: lab.store.client.llen(lab.settings.queue) == 500)
+    lab.until(lambda: lab.store.client.llen(lab.settings.queue_key()) == 500)
     lab.client.cancel(instance)
     lab.until(lambda: "CancelRequested" in lab.kinds(instance))
     pump = lab.pump()

@@ -111,7 +111,7 @@ def test_map_keeps_its_bound(lab: Any) -> None:
 
     lab.work()
     instance = lab.client.start(squares, 50)
-    queue = lab.settings.queue
+    queue = lab.settings.queue_key()
     lab.until(lambda: lab.store.client.llen(queue) == 7)
     pump = lab.pump()
     state = lab.client.wait(instance, timeout=30)

@@ -378,4 +378,4 @@ def test_an_activity_that_nobody_starts_in_time_fails(lab: Any) -> None:
     first, many = lab.run(hopes).output
     assert "lonely was not started by any worker within its schedule_to_start of 0.3 s" in first
     assert many == [True, True, True]
-    lab.store.client.delete(lab.settings.queue)
+    lab.store.client.delete(lab.settings.queue_key())
