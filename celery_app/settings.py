@@ -103,7 +103,7 @@ class Settings:
         return "" if self.hub == DEFAULT_HUB else f"{self.hub}:queue:"
 
     def queue_key(self, queue: str = "") -> str:
-        """The Redis key of a Celery queue (of the default queue), at the priority of messages that name none."""
+        """The Redis key of a Celery queue (by default the default one), for messages of no priority."""
         return f"{self.queue_prefix}{queue or self.queue}"
 
     @property

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from celeriac.celery_app.store import Store, flights
+from celeriac.celery_app.store import Store, flights, steps
 from celeriac.celery_app.store.errors import ClashError, FencedError
 from celeriac.celery_app.store.flights import Swept, Taken
 
@@ -119,6 +121,21 @@ def test_give_back_to_head_and_tail(store: Store) -> None:
     assert store.run(flights.give_back(store.keys, "w1", [3], head=False)) == 1
     assert queued(store) == [b"a", step(1), b"d", b"c"]
     assert store.client.hget(store.keys.open(EXECUTION), "1") == b"1|g1"
+
+
+@pytest.mark.parametrize("instance", ["order:7", 'an "odd" name: ünï"'])
+def test_what_is_queued_again_has_no_time_running_against_it(store: Store, instance: str) -> None:
+    """The deadlines of an attempt that was given back after its start, whatever its instance is called."""
+    join(store, "w1")
+    store.client.hset(store.keys.open(EXECUTION), "1", "1")
+    headers = {"celeriac-step": f"{EXECUTION}:1:1", "id": f"{EXECUTION}:1:1:{instance}"}
+    publish(store, json.dumps({"headers": headers}).encode())
+    take(store, "w1")
+    armed = steps.arm(store.keys, instance, EXECUTION, 1, 1, close_in=1000, beat_in=500, now=NOW)
+    assert store.run(armed)
+    assert store.client.zcard(store.keys.path("deadlines")) == 2
+    assert store.run(flights.give_back(store.keys, "w1", [1], head=True)) == 1
+    assert store.client.zcard(store.keys.path("deadlines")) == 0
 
 
 def test_what_was_closed_meanwhile_does_not_return(store: Store) -> None:
