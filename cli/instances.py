@@ -230,14 +230,17 @@ def wait(common: Common, instance_id: str, timeout: float | None, as_json: bool)
 
 @click.command()
 @click.argument("instance_id", metavar="ID")
+@click.option(
+    "--record", is_flag=True, help="Print it with all it refers to, as testing.replay_history reads it."
+)
 @json_option
 @pass_common
-def history(common: Common, instance_id: str, as_json: bool) -> None:
-    """Show what happened to an instance, event by event.
-
-    The JSON is what celeriac.orchestrations.testing.replay_history reads.
-    """
+def history(common: Common, instance_id: str, record: bool, as_json: bool) -> None:
+    """Show what happened to an instance, event by event."""
     with common.client() as client:
+        if record:
+            click.echo(client.record(instance_id).to_json())
+            return
         events = client.history(instance_id)
     from . import histories
 

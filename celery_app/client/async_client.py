@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from celeriac.orchestrations.history import AnyEvent
+from celeriac.orchestrations.recording import Recording
 from celeriac.orchestrations.registry import REGISTRY, Orchestrator, Registry
 
 from ..settings import Settings
@@ -128,6 +129,10 @@ class AsyncClient:
     async def history(self, instance_id: str) -> tuple[AnyEvent, ...]:
         """The history of the instance's current run, oldest event first."""
         return await self.run(self.operations.history(instance_id))
+
+    async def record(self, instance_id: str) -> Recording:
+        """See Client.record."""
+        return await self.run(self.operations.record(instance_id))
 
     async def list(
         self,

@@ -26,11 +26,13 @@ from celeriac.orchestrations.history import (
     SubOrchestrationInstanceCreated,
     decode_event,
 )
+from celeriac.orchestrations.recording import Recording
 from celeriac.orchestrations.registry import Registry
 
 from ..settings import Settings
 from ..store import GoneError, Keys, instances, payloads, server, views
 from ..store.records import InstanceRecord, Query, StartReply, open_text
+from . import recorder
 from . import validation as check
 from .driving import Operation, ask, ask_all
 from .inspection import Inspection
@@ -118,6 +120,11 @@ class Operations:
             events += map(decode_event, chunk)
             if len(chunk) < CHUNK:
                 return tuple(events)
+
+    def record(self, instance_id: str) -> Operation[Recording]:
+        """See Client.record."""
+        events = yield from self.history(instance_id)
+        return (yield from recorder.record(self.keys, events))
 
     def list(
         self,

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from celeriac.orchestrations.history import AnyEvent
+from celeriac.orchestrations.recording import Recording
 from celeriac.orchestrations.registry import REGISTRY, Orchestrator, Registry
 
 from ..settings import Settings
@@ -145,6 +146,12 @@ class Client:
     def history(self, instance_id: str) -> tuple[AnyEvent, ...]:
         """The history of the instance's current run, oldest event first."""
         return self.run(self.operations.history(instance_id))
+
+    def record(self, instance_id: str) -> Recording:
+        """The history with all that it refers to (large payloads, results of fan-outs), for
+        `testing.replay_history`; `.to_json()` gives it as text to keep beside your tests.
+        """
+        return self.run(self.operations.record(instance_id))
 
     def list(
         self,
