@@ -33,7 +33,7 @@ def commands(page: Path) -> Iterator[list[str]]:
     for block in blocks(page, "console"):
         for line in block.splitlines():
             if line.startswith("$ "):
-                words = shlex.split(line[2:], comments=True)
+                words = shlex.split(line[2:].partition(" > ")[0], comments=True)
                 if words and words[0] == "celeriac":
                     yield words[1:]
 
