@@ -40,6 +40,7 @@ from ..store import (
     Store,
     StoreError,
     StoreFullError,
+    blocking,
     command,
     flights,
     instances,
@@ -217,7 +218,7 @@ class OrchestratorWorker:
         if self._answers or not self._idle or self._stopping or until_offer <= OFFER_SLACK:
             return []
         timeout = min(until_offer - OFFER_SLACK, self._chores.idle_for(LONGEST_BLOCK))
-        return [command("BRPOP", self._keys.wake, f"{max(0.001, timeout):.3f}", idempotent=False)]
+        return [command("BRPOP", self._keys.wake, blocking(timeout), idempotent=False)]
 
     def _stage(self) -> None:
         """Put big payloads aside before the commits that refer to them, some MB a call."""

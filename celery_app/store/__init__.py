@@ -8,7 +8,7 @@ The protocol is described in docs/explanation/protocol.md.
 from .driver import AsyncStore, Store
 from .errors import ClashError, FencedError, GoneError, LimitError, StoreError, StoreFullError
 from .keys import Keys
-from .scripts import Call, Script, command, script
+from .scripts import Call, Script, blocking, command, script
 
 __all__ = [
     "AsyncStore",
@@ -22,6 +22,7 @@ __all__ = [
     "Store",
     "StoreError",
     "StoreFullError",
+    "blocking",
     "command",
     "script",
 ]

@@ -14,7 +14,7 @@ import msgspec
 
 from .keys import Keys
 from .records import StartReply, StartRequest
-from .scripts import Call, command, script
+from .scripts import Call, blocking, command, script
 
 __all__ = [
     "Poisoned",
@@ -65,7 +65,9 @@ def take(
 
 def wait(queue: str, timeout: float) -> Call[bool]:
     """Block until the list is not empty, at most `timeout` s (under the socket timeout); takes nothing."""
-    return command("BLMOVE", queue, queue, "RIGHT", "RIGHT", timeout, decode=lambda reply: reply is not None)
+    return command(
+        "BLMOVE", queue, queue, "RIGHT", "RIGHT", blocking(timeout), decode=lambda reply: reply is not None
+    )
 
 
 def start_from(

@@ -25,7 +25,7 @@ from typing import Any, Generic, TypeVar
 from .keys import KEYS, Keys
 from .wire import pack
 
-__all__ = ["Call", "Script", "command", "script"]
+__all__ = ["Call", "Script", "blocking", "command", "script"]
 
 T = TypeVar("T")
 
@@ -80,6 +80,11 @@ def command(
 ) -> Call[T]:  # fmt: skip
     """A call that is one plain Redis command; reads may be repeated, so that is the default."""
     return Call(words, decode, idempotent)
+
+
+def blocking(seconds: float) -> str:
+    """A time-out for a blocking command, at least 10 ms: Redis 6.2 cuts 0.001 down to 0, for ever."""
+    return f"{max(0.01, seconds):.3f}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from ..store import flights
 from ..store.errors import FencedError, StoreError, StoreFullError, error_for
-from ..store.scripts import Call, script
+from ..store.scripts import Call, blocking, script
 from .inflight import InFlight, Pending
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Intake:
         channel = self._channel
         wait = min(WAIT, max(0.02, self._next_due - time.time())) if self._next_due else WAIT
         queues = (f"{channel.global_keyprefix}{queue}" for queue in channel.active_queues)
-        return ("BRPOP", *(channel.hub_keys.token(queue) for queue in queues), f"{wait:.3f}")
+        return ("BRPOP", *(channel.hub_keys.token(queue) for queue in queues), blocking(wait))
 
     def _take_commands(self, flying: InFlight) -> list[tuple[Any, ...]]:
         keys = self._channel.hub_keys

@@ -14,6 +14,7 @@ from celeriac.celery_app.store import (
     AsyncStore,
     Store,
     StoreFullError,
+    blocking,
     command,
     instances,
     keys,
@@ -178,3 +179,9 @@ def test_a_hub_name_is_checked() -> None:
         with pytest.raises(ValueError, match="hub"):
             keys.Keys(bad)
     assert issubclass(StoreError, CeleriacError)
+
+
+@pytest.mark.parametrize("seconds", [0, 0.0004, 0.001, 0.002, 0.01])
+def test_a_short_block_ends(store: Store, seconds: float) -> None:
+    """Redis 6.2 cuts 0.001 s down to 0, for ever: an orchestrator would sit there until it is woken."""
+    assert store.run(command("BRPOP", store.keys.wake, blocking(seconds))) is None
