@@ -141,7 +141,7 @@ class Backend(RedisBackend):
 
     def _failed(self, step: Step, error: BaseException, request: Any) -> None:
         caught = getattr(request, CAUGHT, None)
-        self._writer().failure(step, caught if isinstance(caught, Caught) else caught_from(error))
+        self._writer().failure(step, caught if isinstance(caught, Caught) else caught_from(error, step))
 
 
 def _is_our_group(group_id: Any) -> bool:

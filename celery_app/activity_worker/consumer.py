@@ -58,7 +58,7 @@ class Consumer(CeleryConsumer):
             otherwise()
             return
         logger.error("a message of %s (%s) cannot be read: %r", step.name, step.task, exc)
-        later(lambda: self._settle(message, step, caught_from(exc)))
+        later(lambda: self._settle(message, step, caught_from(exc, step)))
 
     def _settle(self, message: Any, step: Step, caught: Caught) -> None:
         try:

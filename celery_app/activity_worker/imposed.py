@@ -7,6 +7,7 @@ lose, repeat or mis-report work, so it refuses to start and names the setting.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from celery import Celery
@@ -63,6 +64,8 @@ _DEFAULTS: Final[dict[str, Any]] = {
     "task_default_delivery_mode": 2,
 }
 
+_MISSING: Final = object()
+
 _TRANSPORT_OPTIONS: Final[dict[str, Any]] = {
     "visibility_timeout": VISIBILITY_TIMEOUT,
     "unacked_restore_throttle": 1,
@@ -111,8 +114,8 @@ def imposed(settings: Settings) -> dict[str, Any]:
 
 
 def asserted(settings: Settings) -> dict[str, Any]:
-    """The part of it that a worker insists on."""
-    return {**_FIXED, **_connection(settings)}
+    """The part of it that a worker insists on, beside the transport options."""
+    return {**_FIXED, **_connection(settings), "task_default_queue": settings.queue}
 
 
 def changed(app: Celery, settings: Settings) -> list[str]:
@@ -126,10 +129,21 @@ def changed(app: Celery, settings: Settings) -> list[str]:
             shown = "another address" if secret else repr(found)
             needed = "what Celeriac's own settings say (CELERIAC_REDIS_URL)" if secret else repr(wanted)
             problems.append(f"{name} is {shown}, and must be {needed}")
-    options = app.conf.broker_transport_options or {}
-    if settings.transport == "stock" and options.get("visibility_timeout", 0) < VISIBILITY_TIMEOUT:
-        problems.append(
-            f"broker_transport_options['visibility_timeout'] is {options.get('visibility_timeout')!r}, "
-            f"and must be at least {VISIBILITY_TIMEOUT}: a shorter one runs long activities twice"
-        )
+    return problems + _changed_options(app.conf.broker_transport_options or {}, settings)
+
+
+def _changed_options(options: Mapping[str, Any], settings: Settings) -> list[str]:
+    """The same for the transport options, which a module may have replaced as a whole."""
+    problems = []
+    for name, wanted in _transport_options(settings).items():
+        found = options.get(name, _MISSING)
+        if found == wanted:
+            continue
+        needed = repr(wanted)
+        if name == "visibility_timeout":
+            if isinstance(found, int | float) and found > wanted:
+                continue
+            needed = f"at least {wanted}: a shorter one runs long activities twice"
+        shown = "missing" if found is _MISSING else repr(found)
+        problems.append(f"broker_transport_options[{name!r}] is {shown}, and must be {needed}")
     return problems

@@ -42,6 +42,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 FIRST_PAUSE: Final = 0.05
+MAX_LOGGED: Final = 500  # characters of an error's message
 MAX_PAUSE: Final = 2.0
 COMPLAIN_EVERY: Final = 30.0
 GRACE: Final = 5.0  # seconds that an outcome is still tried to be written after the worker was asked to stop
@@ -54,33 +55,36 @@ class Caught(NamedTuple):
     delay: timedelta | None = None
 
 
-def caught_from(error: BaseException) -> Caught:
-    """An exception as data; Celery's own become ours."""
+def caught_from(error: BaseException, step: Step) -> Caught:
+    """What an attempt of the step raised, as data; Celery's own exceptions become ours."""
     delay = error.delay if isinstance(error, RetryAfter) else None
     if isinstance(error, SoftTimeLimitExceeded):
         where = failure_from(error).stack_trace
-        timeout = ActivityTimeoutError(f"the activity ran longer than its timeout of {_limit(error)}")
+        timeout = ActivityTimeoutError(f"the activity {step.name} ran longer than {_limit(step)}")
         return Caught(_with_stack(failure_from(timeout), where))
-    return Caught(failure_from(_ours(error)), delay)
+    return Caught(failure_from(_ours(error, step)), delay)
 
 
-def _ours(error: BaseException) -> BaseException:
+def _ours(error: BaseException, step: Step) -> BaseException:
     if isinstance(error, TimeLimitExceeded):
         return ActivityTimeoutError(
-            f"the activity ran longer than its time limit ({_limit(error)}) and its process was killed"
+            f"the activity {step.name} ran longer than {_limit(step)} and did not stop; "
+            "its process was killed"
         )
     if isinstance(error, WorkerLostError):
         return ActivityWorkerLostError(
-            f"the process that ran the activity died: {error}. Was it out of memory, or did it call os._exit?"
+            f"the process that ran the activity {step.name} died: {error}. "
+            "Was it out of memory, or did it call os._exit?"
         )
     if isinstance(error, DecodeError):
         return NonRetryableError(f"the message could not be read: {error}")
     return error
 
 
-def _limit(error: BaseException) -> str:
-    value = error.args[0] if error.args else None
-    return f"{value:g} s" if isinstance(value, int | float) else "its options"
+def _limit(step: Step) -> str:
+    # Celery's soft limit does not say how long it was, and its hard one is later than what was declared.
+    timeout = step.header.options.timeout
+    return f"its timeout of {timeout / 1000:g} s" if timeout else "the time limit of Celery's configuration"
 
 
 def _with_stack(failure: FailureDetails, stack: str) -> FailureDetails:
@@ -145,13 +149,8 @@ class OutcomeWriter:
         now = self.settle(command(b"TIME", decode=_milliseconds))
         again = retrying.judge(step, caught.failure, now, caught.delay)
         keys, emitter = self._runtime.store.keys, self._runtime.emitter
-        self._close(step, retrying.failed(keys, emitter, step, caught.failure, again, now))
-        if again is not None:
-            logger.info(
-                "%s of %s failed (%s: %s); attempt %d follows in %.1f s",
-                step.name, step.task.instance, caught.failure.error_type, caught.failure.message[:200],
-                step.task.attempt + 1, again.delay / 1000,
-            )  # fmt: skip
+        if self._close(step, retrying.failed(keys, emitter, step, caught.failure, again, now)):
+            _tell(step, caught.failure, again)
 
     def settle(self, call: Call[T]) -> T:
         """Run a call until it is answered; Reject when the worker stops before that."""
@@ -175,13 +174,29 @@ class OutcomeWriter:
                 self._runtime.wait(random.uniform(pause / 2, pause))
                 pause = min(MAX_PAUSE, pause * 2)
 
-    def _close(self, step: Step, call: Call[str]) -> None:
+    def _close(self, step: Step, call: Call[str]) -> bool:
         try:
             reply = self.settle(call)
         except GoneError:
             reply = "GONE"
         if reply != "OK":
             logger.info("outcome of %s (%s) not needed any more: %s", step.name, step.task, reply)
+        return reply == "OK"
+
+
+def _tell(step: Step, failure: FailureDetails, again: retrying.Again | None) -> None:
+    """One line for an attempt that is followed by another; the traceback when it was the last."""
+    what = f"attempt {step.task.attempt} of {step.name} for instance {step.task.instance}"
+    error = f"{failure.error_type}: {failure.message[:MAX_LOGGED]}"
+    if again is not None:
+        logger.warning(
+            "%s failed (%s); the next one follows in %.1f s",
+            what,
+            " ".join(error.split()),
+            again.delay / 1000,
+        )
+    else:
+        logger.error("%s failed and was the last: %s\n%s", what, error, failure.stack_trace.rstrip())
 
 
 def _milliseconds(reply: Any) -> int:

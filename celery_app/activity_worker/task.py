@@ -77,6 +77,7 @@ class ActivityTask(Task):
     trail = False
     send_events = False
     rate_limit = None
+    throws = (Exception,)  # Celery only notes a failure; how bad it is, the outcome writer says
     resultrepr_maxsize = 0  # results may be secret or large: Celery's logs and events never show them
     Request = REQUEST
     activity: Activity[..., Any]
@@ -118,7 +119,7 @@ class ActivityTask(Task):
             raise  # the worker ends here (solo pool): the message goes back
         except BaseException as error:
             _trim(error)
-            setattr(self.request, CAUGHT, caught_from(error))
+            setattr(self.request, CAUGHT, caught_from(error, step))
             if isinstance(error, _MISREAD) or not isinstance(error, Exception):
                 raise ActivityError(f"the activity raised {type(error).__name__}: {error}") from error
             raise
@@ -208,7 +209,7 @@ class _Heartbeat:
         self._every = min(HEARTBEAT_EVERY, step.header.options.heartbeat / 5000)
         self._last = 0.0
 
-    def __call__(self, progress: Any) -> None:
+    def __call__(self) -> None:
         interval, now = self._step.header.options.heartbeat, time.monotonic()
         if not interval or now - self._last < self._every:
             return
@@ -216,7 +217,15 @@ class _Heartbeat:
         task, store = self._step.task, self._runtime.store
         try:
             store.run(
-                steps.arm(store.keys, task.instance, task.execution, task.seq, task.attempt, beat_in=interval)
+                steps.arm(
+                    store.keys,
+                    task.instance,
+                    task.execution,
+                    task.seq,
+                    task.attempt,
+                    beat_in=interval,
+                    starts=False,
+                )
             )
         except CeleriacError as error:
             logger.warning("a heartbeat of %s was not heard: %s", task, error)

@@ -310,11 +310,12 @@ class Turner:
             if position >= commit.inbox:
                 break
             window = job.need.windows.get(job.wanting[position])
-            if window is None:
+            if window is None or window.seq in turn.dropped:
                 continue
-            if len(commit.messages) + len(window.parts) > FULL and commit.messages:
-                commit.inbox = position  # the rest in the next turn
-                break
+            # What does not fit follows in the next turn: the script asks again for a window that is not full.
+            # The item is taken all the same, for behind it may lie events that this turn has applied.
+            room = max(0, FULL - len(commit.messages))
+            window = dataclasses.replace(window, parts=window.parts[:room])
             commit.messages += emit_window(run, self._world, window, job.need.payloads.cancelled)
             commit.emits.append(window.emit)
 

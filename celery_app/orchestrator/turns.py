@@ -110,6 +110,7 @@ def merge(first: Turn, second: Turn) -> Turn:
         custom_status=first.custom_status if second.custom_status is UNCHANGED else second.custom_status,
         closed=(*first.closed, *second.closed),
         dissolved=(*first.dissolved, *second.dissolved),
+        dropped=(*first.dropped, *second.dropped),
         carried=second.carried,
         suspended=first.suspended if second.suspended is None else second.suspended,
     )
@@ -144,8 +145,8 @@ class _Translation:
         self.aside = Aside(over if inputs < MUCH else min(over, PART_ASIDE_OVER), world.settings.max_payload)
         self.commit = _commit(run, [])
         self.recorded: list[AnyEvent] = []
-        self.closed = set(turn.closed)
-        self.opened: set[int] = set()  # closed by this very turn too: never in the store
+        self.closed, self.dropped = set(turn.closed), set(turn.dropped)
+        self.opened: set[int] = set()  # closed or dropped by this very turn too: never in the store
         self.failed_parts: list[tuple[TaskId, int, int, PartOutcome]] = []
 
     def draft(self) -> Draft:
@@ -156,7 +157,10 @@ class _Translation:
         commit.events = [encode_event(event) for event in self.recorded]
         commit.close = sorted(self.closed - self.opened - set(commit.untimers))
         commit.dissolve = list(self.turn.dissolved)
-        return Draft(commit, self.run, self.recorded, self.aside.staged, self.failed_parts)
+        draft = Draft(commit, self.run, self.recorded, self.aside.staged, self.failed_parts)
+        if not draft.ends:  # the end closes whatever is open, in bounded steps
+            commit.drop = sorted(self.dropped - self.opened)
+        return draft
 
     # --- activities ---
 
@@ -179,6 +183,9 @@ class _Translation:
     def group(self, event: GroupScheduled) -> GroupScheduled:
         parts = [self._part(event, i, part) for i, part in enumerate(decode_parts(event.parts))]
         text = self.aside.put_parts(parts, f"p{event.seq}c")
+        if event.seq in self.dropped:
+            self.opened.add(event.seq)
+            return msgspec.structs.replace(event, parts=text)
         most = self.world.settings.window
         width = min(event.window or most, most)
         room = max(0, FULL - len(self.commit.messages))  # several groups in one turn share it
@@ -194,7 +201,7 @@ class _Translation:
         """The part as it is kept. One that nobody can run is emitted all the same, and failed after the
         commit: should this process die in between, a worker finds out.
         """
-        if not self.world.knows(part.name):
+        if event.seq not in self.dropped and not self.world.knows(part.name):
             failure = failure_from(UnknownActivityError(unknown_activity(part.name)))
             task = TaskId(self.run.execution, event.seq + index, 1, self.run.instance)
             self.failed_parts.append((task, event.seq, index, PartOutcome(failure=failure)))

@@ -160,6 +160,7 @@ class OrchestratorWorker:
     def _leave(self) -> None:
         """Send the last turns, hand back what is claimed, be forgotten. What fails is left to the sweep."""
         try:
+            self._stage()
             self._settle(self._store.run_all(self._calls_of(self._answers)))
             while self._store.run(turns.hand_back(self._keys, self.incarnation)):
                 logger.info("handed claims back")
@@ -183,15 +184,18 @@ class OrchestratorWorker:
         offered = self._offer_at > offer_at
         replies = self._store.run_all(calls)
         self._settle(replies[:sent])
+        refused = len(self._answers)
         claimed = replies[-1]
         self._idle = not claimed
         if not isinstance(claimed, Exception):
-            self._answers = self._turner.take(claimed)
+            self._answers += self._turner.take(claimed)
             self.turns_taken += len(claimed)
         for chore, reply in zip(chores, replies[sent:], strict=False):
             self._chores.take(chore, reply)
         if isinstance(claimed, Exception):
             raise claimed
+        if refused and self._idle:
+            self._pause(random.uniform(0.2, 0.6))
         if offered and self._idle:
             self._pause(OFFER_SLACK)  # or this process would take its own wake-up
         if self._chores.lapsed:
@@ -256,13 +260,15 @@ class OrchestratorWorker:
         ]
 
     def _settle(self, replies: Sequence[Any]) -> None:
-        """What became of the turns that were sent."""
+        """What became of the turns that were sent. What Redis refused for now is kept, to be sent again."""
         answers, self._answers = self._answers, []
         follow_ups: list[Call[Any]] = []
         for answer, reply in zip(answers, replies, strict=True):
             instance = answer.claimed.instance
             if isinstance(answer, Wait):
-                if isinstance(reply, Exception):
+                if isinstance(reply, StoreFullError):
+                    self._answers.append(answer)  # else it stays claimed for as long as this process lives
+                elif isinstance(reply, Exception):
                     logger.info("%s was not handed back: %s", instance, reply)
                 elif answer.offer:
                     self._offer_at = min(self._offer_at, time.monotonic() + answer.delay / 1000 + 0.005)
@@ -276,11 +282,7 @@ class OrchestratorWorker:
             else:
                 logger.error("the turn of %s was refused: %s", instance, reply)
                 delay = 5000 if isinstance(reply, StoreFullError) else 30_000
-                follow_ups.append(
-                    turns.release(
-                        self._keys, instance, answer.claimed.claim, delay, f"its turn was refused: {reply}"
-                    )
-                )
+                self._answers.append(Wait(answer.claimed, delay, f"its turn was refused: {reply}"))
         for reply in self._store.run_all(follow_ups):
             if isinstance(reply, Exception):
                 logger.info("not applied after a commit: %s", reply)

@@ -191,6 +191,7 @@ class Commit(msgspec.Struct, omit_defaults=True, kw_only=True):
     groups: list[GroupOpen] = []
     emits: list[GroupEmit] = []
     dissolve: list[int] = []
+    drop: list[int] = []  # groups cancelled whole: gone with all their parts
     own: list[bytes] = []  # open texts of events for the instance's own inbox: commands that failed at once
     next_run: NextRun | None = None
     parent_event: bytes = b""  # when it ends and has a parent: open text of SubOrchestrationInstance...
@@ -200,7 +201,7 @@ class Commit(msgspec.Struct, omit_defaults=True, kw_only=True):
     def items(self) -> int:
         """How many things it carries; at most MAX_ITEMS."""
         lists = (self.events, self.messages, self.timers, self.children, self.sends, self.groups, self.own)
-        return sum(map(len, lists)) + len(self.close) + len(self.untimers)
+        return sum(map(len, lists)) + len(self.close) + len(self.untimers) + len(self.drop)
 
 
 class CommitReply(msgspec.Struct, frozen=True):

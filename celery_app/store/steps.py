@@ -73,13 +73,15 @@ def arm(
     *,
     close_in: int = 0,
     beat_in: int = 0,
+    starts: bool = True,
     now: int = 0,
 ) -> Call[bool]:
-    """The attempt has started, or is alive: it must end within `close_in` ms and beat within `beat_in` ms.
+    """The attempt starts, or else is alive: it must end within `close_in` ms and beat within `beat_in` ms.
 
-    0 leaves a deadline as it is. False: this attempt is no longer wanted.
+    A sign of life (not `starts`) only moves the heartbeat's deadline that there is. 0 leaves a deadline as it
+    is. False: this attempt is no longer wanted.
     """
     return script("arm").call(
         keys, instance=instance, execution=execution, seq=str(seq), attempt=str(attempt),
-        close_in=close_in, beat_in=beat_in, now=now, decode=bool, idempotent=True,
+        close_in=close_in, beat_in=beat_in, starts=starts, now=now, decode=bool, idempotent=True,
     )  # fmt: skip

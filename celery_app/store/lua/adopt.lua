@@ -31,6 +31,10 @@ for _, field in ipairs(keep) do
   end
 end
 give_back_fields(old, redis.call('HKEYS', from), true)
-redis.call('ZREM', beats, old)
+if redis.call('EXISTS', from) == 1 then
+  redis.call('ZADD', beats, 0, old) -- something could not go back yet: the sweep tries again
+else
+  redis.call('ZREM', beats, old)
+end
 redis.call('HDEL', procs, old)
 return kept

@@ -21,10 +21,11 @@ local function disarm(message, task)
 end
 
 -- Undoes a take: the message to its queue (the head, where it is taken next, or the tail), its step to queued. A message
--- whose step was closed meanwhile is dropped.
+-- whose step was closed meanwhile is dropped. nil, and nothing is written, while the queue's key holds another type.
 local function put_back(incarnation, body, head)
   local cut = string.find(body, '\n', 1, true)
   local queue_key, message = string.sub(body, 1, cut - 1), string.sub(body, cut + 1)
+  if not is_queue(queue_key) then return nil end
   local execution, seq, attempt = step_of(message)
   if execution then
     local state = seq and redis.call('HGET', open .. execution, seq)
@@ -50,8 +51,11 @@ local function give_back_fields(incarnation, fields, head)
   for _, field in ipairs(newest_first(fields)) do
     local body = redis.call('HGET', key, field)
     if body then
-      given = given + put_back(incarnation, body, head)
-      redis.call('HDEL', key, field)
+      local back = put_back(incarnation, body, head)
+      if back then
+        given = given + back
+        redis.call('HDEL', key, field)
+      end
     end
   end
   return given

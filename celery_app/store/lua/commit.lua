@@ -56,8 +56,7 @@ if ENDED[new] then
   redis.call('HDEL', inst .. id, 'suspended')
   end_instance(id, execution, status, new, r[7], nil, 'the parent ended: ' .. new)
   if r[11] and c.parent_event then
-    copy_payloads(execution, r[12], c.parent_copies)
-    tell_parent(id, r[11], r[12], r[13], c.parent_event .. ',"at":' .. now_s .. '}')
+    tell_parent(id, r[11], r[12], r[13], c.parent_event .. ',"at":' .. now_s .. '}', execution, c.parent_copies)
   end
   return {0, undelivered, 0}
 end

@@ -31,10 +31,34 @@ local function dissolve(id, execution, gseq)
   if v[3] ~= '0' then spill(id, execution, gseq, tonumber(v[1]), 0, SPILL_AT_ONCE) end
 end
 
+-- A group cancelled whole: its open parts and its counters go. Numbers from `gseq` to the cursor are its own; whichever
+-- is shorter is walked, they or what the run has open.
+local function drop_group(id, execution, gseq)
+  local key, seqs = open .. execution, {}
+  local stop = gseq + tonumber(redis.call('HGET', key, 'g' .. gseq .. 'c') or '0')
+  if redis.call('HLEN', key) < stop - gseq then
+    for _, field in ipairs(redis.call('HKEYS', key)) do
+      local seq = string.find(field, '^%d+$') and tonumber(field)
+      if seq and seq >= gseq and seq < stop then seqs[#seqs + 1] = field end
+    end
+  else
+    for seq = gseq, stop - 1 do seqs[#seqs + 1] = string.format('%.0f', seq) end
+  end
+  for _, seq in ipairs(seqs) do
+    local value = redis.call('HGET', key, seq)
+    if value then
+      drop_attempt(execution, seq, value, id)
+      redis.call('HDEL', key, seq, 'f' .. seq)
+    end
+  end
+  forget_group(key, gseq)
+end
+
 -- Returns the groups of which parts were closed.
 local function close_steps(id, execution, commit)
   local key, touched = open .. execution, {}
   for _, gseq in ipairs(commit.dissolve or {}) do dissolve(id, execution, gseq) end
+  for _, gseq in ipairs(commit.drop or {}) do drop_group(id, execution, gseq) end
   for _, seq in ipairs(commit.close or {}) do
     local value = redis.call('HGET', key, seq)
     if value then

@@ -4,11 +4,13 @@
 
 local CLEAN_AT_ONCE = 500 -- open fields; more are left to the sweep under another name
 
-local function close_child(child, execution, reason)
-  local r = redis.call('HMGET', inst .. child, 'parent_execution', 'close', 'status', 'execution')
-  if r[1] == execution and not ENDED[r[3]] and (r[2] == 'terminate' or r[2] == 'cancel') then
-    redis.call('RPUSH', closing, table.concat({r[2], r[4], child, reason}, '\n'))
-  end
+-- What happened to the parent happens to the child: one that is to be terminated with a parent that was cancelled is
+-- cancelled, so that it can undo its work too. `born` names the child over continue-as-new, but not its replacement.
+local function close_child(parent, child, execution, reason)
+  local r = redis.call('HMGET', inst .. child, 'parent_execution', 'close', 'status', 'born')
+  if r[1] ~= execution or ENDED[r[3]] or (r[2] ~= 'terminate' and r[2] ~= 'cancel') then return end
+  local verb = redis.call('HGET', inst .. parent, 'status') == 'Cancelled' and 'cancel' or r[2]
+  redis.call('RPUSH', closing, table.concat({verb, r[4], child, reason}, '\n'))
 end
 
 local function close_field(id, execution, field, value, reason)
@@ -16,7 +18,7 @@ local function close_field(id, execution, field, value, reason)
   if value == 't' then
     redis.call('ZREM', timers, execution .. ':' .. field .. ':' .. id)
   elseif string.sub(value, 1, 2) == 'c|' then
-    close_child(string.sub(value, 3), execution, reason)
+    close_child(id, string.sub(value, 3), execution, reason)
   else
     drop_attempt(execution, field, value, id)
   end
@@ -45,11 +47,12 @@ local function copy_payloads(from, to, pairs_of_fields)
 end
 
 -- Tell the parent, if it still waits for exactly this child.
-local function tell_parent(id, parent, execution, seq, text)
+local function tell_parent(id, parent, execution, seq, text, own_execution, copies)
   local key = open .. execution
   if redis.call('HGET', key, seq) ~= 'c|' .. id then return end
   local p = redis.call('HMGET', inst .. parent, 'stage', 'execution', 'suspended')
   if p[2] ~= execution then return end
+  copy_payloads(own_execution, execution, copies)
   redis.call('RPUSH', inbox .. parent, text)
   redis.call('HDEL', key, seq)
   make_ready(parent, p[1], p[3])

@@ -3,6 +3,8 @@
 -- include: time marks queue
 -- Moves due parked messages to their queues; a retry only while its step is open, waiting and at this attempt.
 -- Returns how many moved, and when the next one is due (-1: nothing is parked).
+local CLASH_AGAIN = 5000 -- milliseconds until a queue whose key holds another type is tried again
+
 local function still_wanted(member)
   if string.sub(member, 1, 1) == '~' then return true end
   local execution, seq, attempt = string.match(member, '^(%x+):(%d+):(%d+):')
@@ -20,13 +22,18 @@ end
 local moved = 0
 for _, member in ipairs(redis.call('ZRANGEBYSCORE', parked, '-inf', now_s, 'LIMIT', 0, limit)) do
   local body = redis.call('HGET', parked_body, member)
-  if body and still_wanted(member) then
-    local cut = string.find(body, '\n', 1, true)
-    queue_push(string.sub(body, 1, cut - 1), {string.sub(body, cut + 1)})
-    moved = moved + 1
+  local cut = body and string.find(body, '\n', 1, true)
+  local queue_key = cut and string.sub(body, 1, cut - 1)
+  if queue_key and not is_queue(queue_key) then
+    redis.call('ZADD', parked, string.format('%.0f', now + CLASH_AGAIN), member)
+  else
+    if queue_key and still_wanted(member) then
+      queue_push(queue_key, {string.sub(body, cut + 1)})
+      moved = moved + 1
+    end
+    redis.call('ZREM', parked, member)
+    redis.call('HDEL', parked_body, member)
   end
-  redis.call('ZREM', parked, member)
-  redis.call('HDEL', parked_body, member)
 end
 local first = redis.call('ZRANGE', parked, 0, 0, 'WITHSCORES')
 return {moved, first[2] and tonumber(first[2]) or -1}

@@ -59,7 +59,11 @@ end
 -- Fields of an ended execution with very many open steps.
 local function clean(execution, id, reason)
   local key = open .. '~' .. execution
-  local batch = redis.call('HSCAN', key, 0, 'COUNT', 200)[2]
+  local cursor, batch = '0', nil
+  repeat -- a scan gives up after 2,000 empty buckets, and the first ones are empty soon
+    local page = redis.call('HSCAN', key, cursor, 'COUNT', 200)
+    cursor, batch = page[1], page[2]
+  until #batch > 0 or cursor == '0'
   for i = 1, #batch, 2 do
     close_field(id, execution, batch[i], batch[i + 1], reason)
     redis.call('HDEL', key, batch[i])
@@ -70,10 +74,11 @@ local function clean(execution, id, reason)
 end
 
 local function close_one(verb, execution, id, rest)
-  local r = redis.call('HMGET', inst .. id, 'execution', 'status', 'stage', 'suspended')
+  local r = redis.call('HMGET', inst .. id, 'execution', 'status', 'stage', 'suspended', 'born')
+  local run = verb == 'spill' and r[1] or r[5]
   if verb == 'clean' then
     clean(execution, id, rest)
-  elseif r[1] ~= execution or ENDED[r[2]] then
+  elseif run ~= execution or ENDED[r[2]] then
     return
   elseif verb == 'terminate' then
     terminate_instance(id, rest)
