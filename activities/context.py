@@ -14,7 +14,7 @@ __all__ = ["INJECTED", "ActivityContext"]
 _current: ContextVar[ActivityContext | None] = ContextVar("celeriac_activity", default=None)
 
 
-def _no_heartbeat(progress: Any) -> None:
+def _no_heartbeat() -> None:
     """Outside a worker nobody listens for a heartbeat."""
 
 
@@ -45,7 +45,7 @@ class ActivityContext:
         name: str = "",
         deadline: datetime | None = None,
         logger: logging.Logger | logging.LoggerAdapter[Any] | None = None,
-        heartbeat: Callable[[Any], None] = _no_heartbeat,
+        heartbeat: Callable[[], None] = _no_heartbeat,
         is_cancelled: Callable[[], bool] = _never_cancelled,
     ) -> None:
         self.instance_id, self.execution_id, self.seq = instance_id, execution_id, seq
@@ -61,11 +61,14 @@ class ActivityContext:
         """The same for every attempt of this step, and for no other step of any instance."""
         return f"{self.execution_id}:{self.seq}"
 
-    def heartbeat(self, progress: Any = None) -> None:
-        """Tell the engine that this attempt is alive; needed within each `heartbeat` interval of its
-        options.
+    def heartbeat(self) -> None:
+        """Say that this attempt is alive: moves the deadline that the option `heartbeat` set.
+
+        An attempt that lets that interval pass without a call fails with `ActivityTimeoutError` and is
+        retried as its policy says. Does nothing for an activity declared without `heartbeat`. Cheap: calls
+        that follow each other closely are not sent.
         """
-        self._heartbeat(progress)
+        self._heartbeat()
 
     def is_cancelled(self) -> bool:
         """True once the outcome of this attempt is no longer wanted: stop early, and clean up."""

@@ -17,6 +17,8 @@ from types import ModuleType
 from typing import Any, cast
 
 from celery import Celery
+from celery.signals import celeryd_init
+from celery.worker import WorkController
 from kombu.entity import Queue
 
 from celeriac.activities import ACTIVITIES, ActivityRegistry
@@ -118,3 +120,22 @@ def _import_error(name: str, error: BaseException) -> InvalidArgumentError:
     where = "".join(traceback.format_list(frames))
     what = "".join(traceback.format_exception_only(error))
     return InvalidArgumentError(f"module {name!r} cannot be imported:\n{where}{what}".rstrip())
+
+
+def run_worker(app: Celery, arguments: list[str]) -> int | str:
+    """Run a Celery worker to its end; what it ended with, which `worker_main` keeps to itself.
+
+    An exit code, or the text of a refusal to start.
+    """
+    workers: list[WorkController] = []
+
+    def remember(instance: WorkController, **_: Any) -> None:
+        workers.append(instance)
+
+    celeryd_init.connect(remember, weak=False)
+    try:
+        app.worker_main(["--quiet", *arguments])
+    finally:
+        celeryd_init.disconnect(remember)
+    code: int | str | None = workers[-1].exitcode if workers else None  # a text: of a SystemExit
+    return code or 0

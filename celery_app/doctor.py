@@ -25,7 +25,7 @@ from .client.driving import drive
 from .client.operations import Operations
 from .client.progress import ProcessInfo
 from .settings import Settings
-from .store import Store, server
+from .store import Store, command, server
 
 __all__ = ["Check", "Report", "examine"]
 
@@ -163,6 +163,7 @@ def _check_serializers(report: Report, settings: Settings) -> None:
 
 
 def _check_redis(report: Report, settings: Settings, store: Store) -> None:
+    _check_schema(report, store)  # first: what a newer release wrote may not be readable below
     # Not by the client: it refuses an unsuitable Redis at once, and here we want to say all that is wrong.
     looking_on = Operations(settings, Registry()).inspection
     processes = drive(looking_on.workers(), store)
@@ -202,6 +203,18 @@ def _check_server(report: Report, info: Mapping[str, Any]) -> None:
         fixed = ".".join(map(str, safe)) if safe else "7.2.11"
         text = f"this release has known security faults unless your distribution patched it; fixed in {fixed}"
         report.add("release", "warn", text)
+
+
+def _check_schema(report: Report, store: Store) -> None:
+    """Only looked at: a client or process would note its own."""
+    noted = store.run(command("GET", store.keys.schema, decode=lambda reply: int(reply or 0)))
+    if noted > server.SCHEMA:
+        text = (
+            f"a newer Celeriac used hub {store.keys.hub!r} (schema {noted}, this one knows {server.SCHEMA})"
+        )
+        report.add("schema", "refuse", f"{text}; upgrade this installation, or use another hub")
+    else:
+        report.add("schema", "ok", f"schema {noted}" if noted else "this hub was not used so far")
 
 
 def _check_durability(report: Report, store: Store, info: Mapping[str, Any]) -> None:

@@ -174,7 +174,7 @@ def parse_json(text: str) -> Any:
     try:
         return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except json.JSONDecodeError as error:
-        line = text.splitlines()[error.lineno - 1] if text.splitlines() else ""
+        line = [*text.split("\n"), ""][error.lineno - 1]
         start = max(0, error.colno - 1 - SHOWN_JSON // 2)
         shown, caret = line[start : start + SHOWN_JSON], " " * (error.colno - 1 - start) + "^"
         place = f"line {error.lineno}, column {error.colno}"

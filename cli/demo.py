@@ -114,7 +114,7 @@ def _farewell(run: Run, good: bool) -> None:
         "  celeriac dev           these processes for your own work (make dev); then\n"
         "                         in another terminal, in the same folder:\n"
         """  celeriac start backup_site -i '{"root": ".", "backup_dir": "backup"}' --wait\n"""
-        "  the workflows          orchestrations/examples/, about 50 lines each\n"
+        "  the workflows          orchestrations/examples/, 50 to 130 lines each\n"
         "  your first one         docs/tutorial/"
     )
 

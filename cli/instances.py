@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -83,20 +86,17 @@ def start(
         raise click.UsageError("--timeout needs --wait")
     start_at = start_time(at, delay)
     with common.client() as client:
-
-        def begin() -> str:
-            return client.start(
-                name,
-                given.value if given else None,
-                instance_id=instance_id,
-                idempotency_key=idempotency_key,
-                start_at=start_at,
-                version=version,
-                tags=tags,
-                on_conflict=on_conflict,
-            )
-
-        started = _with_modules(client, begin)
+        _load_modules(client.settings.apps)
+        started = client.start(
+            name,
+            given.value if given else None,
+            instance_id=instance_id,
+            idempotency_key=idempotency_key,
+            start_at=start_at,
+            version=version,
+            tags=tags,
+            on_conflict=on_conflict,
+        )
         if wait:
             warn_if_idle(client)
             return _await(client, started, timeout, as_json)
@@ -107,19 +107,15 @@ def start(
     return Exit.OK
 
 
-def _with_modules(client: Client, begin: Any) -> str:
-    """Start by name; when no process ever served the name, look for it in the modules of --app too."""
-    from celeriac.orchestrations.errors import UnknownNameError
-
-    try:
-        return begin()
-    except UnknownNameError:
-        if not client.settings.apps:
-            raise
+def _load_modules(apps: Sequence[str]) -> None:
+    """Import the modules of --app: they know the names, and the type that an input has to fit."""
+    if not apps:
+        return
     from celeriac.celery_app.app import load_apps
 
-    load_apps(client.settings.apps)
-    return begin()
+    # What a module prints must not mix with the id that we print.
+    with contextlib.redirect_stdout(sys.stderr):
+        load_apps(apps)
 
 
 def warn_if_idle(client: Client) -> None:
@@ -254,9 +250,11 @@ def history(common: Common, instance_id: str, record: bool, as_json: bool) -> No
 @click.argument("instance_id", metavar="ID")
 @click.argument("name")
 @input_option
-@click.option("--dedup-key", default="", metavar="KEY", help="Deliver once under this key.")
+@click.option("--dedup-key", metavar="KEY", help="Deliver once under this key.")
 @pass_common
-def raise_event(common: Common, instance_id: str, name: str, given: Given | None, dedup_key: str) -> None:
+def raise_event(
+    common: Common, instance_id: str, name: str, given: Given | None, dedup_key: str | None
+) -> None:
     """Send the event NAME to a running instance.
 
     \b

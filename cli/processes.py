@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import Common, json_option, pass_common, pass_serving, print_json
+from .common import Common, fail, json_option, pass_common, pass_serving, print_json
 from .dev import dev
 from .exits import Exit
 
@@ -38,10 +38,11 @@ def _serving_settings(common: Common) -> Settings:
 def _refuse_unsuitable(settings: Settings) -> None:
     """Celery alone would try for ever to reach a Redis that is not there, and take one that loses work."""
     from celeriac.celery_app.store import Store
-    from celeriac.celery_app.store.server import check_server, ensure_suitable, info
+    from celeriac.celery_app.store.server import check_server, ensure_suitable, info, note_schema
 
     with Store.connect(settings) as store:
         ensure_suitable(check_server(store.run(info())))
+        store.run(note_schema(store.keys))
 
 
 @click.command()
@@ -82,7 +83,7 @@ def worker(
     name: str | None,
     log_level: str,
     celery_arguments: tuple[str, ...],
-) -> None:
+) -> int:
     """Run a Celery worker for activities.
 
     The same as `celery -A celeriac.celery_app worker`, with good defaults. What follows `--` goes
@@ -90,7 +91,7 @@ def worker(
     """
     settings = _serving_settings(common)
     _refuse_unsuitable(settings)
-    from celeriac.celery_app.app import create_app, worker_queues
+    from celeriac.celery_app.app import create_app, run_worker, worker_queues
 
     celery_app = create_app(settings)
     arguments = [
@@ -110,7 +111,10 @@ def worker(
         logging.getLogger("celery.worker.strategy").setLevel(logging.WARNING)
     # Celery warns of root because of pickle, which we refuse.
     warnings.filterwarnings("ignore", message="You're running the worker with superuser privileges")
-    celery_app.worker_main(["--quiet", *arguments])
+    code = run_worker(celery_app, arguments)
+    if isinstance(code, str):
+        fail(code.removeprefix("celeriac: "), Exit.FAILED)
+    return code
 
 
 @click.command()

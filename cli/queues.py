@@ -41,15 +41,9 @@ def poison(common: Common, name: str, limit: int, as_json: bool) -> None:
     if not messages:
         click.echo(f"No poison messages in {name}.", err=True)
         return
-    from rich.text import Text
-
     from . import render
 
-    table = render.plain_table("Since", "Tries", "Reason", "Message")
-    for message in messages:
-        payload = message.to_payload()
-        table.add_row(*(Text(str(payload.get(key, ""))) for key in ("since", "tries", "reason", "message")))
-    render.console().print(table)
+    render.console().print(render.poison_table(messages))
 
 
 @queue.command()

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
@@ -18,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from celeriac.celery_app.client.progress import ProcessInfo
+from celeriac.celery_app.client.queues import PoisonMessage
 from celeriac.celery_app.client.state import OrchestrationState, Status
 from celeriac.orchestrations.errors import FailureDetails
 
@@ -40,6 +43,20 @@ MARKS: Final = {
     Status.TERMINATED: "■",
     Status.CANCELLED: "⊘",
 }
+SHOWN_FRAMES: Final = 2
+# Where our own packages are, by the path that they were imported by and by the real one.
+OURS: Final = tuple(
+    place / name
+    for place in {Path(__file__).parents[1], Path(__file__).resolve().parents[1]}
+    for name in ("orchestrations", "activities", "celery_app", "cli")
+)
+FRAME: Final = re.compile(r'^(?=  File ")', re.MULTILINE)
+# By path, because the trace may come from another machine. Examples and shipped activities are an author's.
+ENGINE: Final = re.compile(
+    r"/(?:site|dist)-packages/(?:celery|kombu|billiard)/"
+    r"|/celeriac/(?:orchestrations/(?!examples/)|activities/(?!shipped/)|celery_app/|cli/)"
+)
+LIBRARY: Final = re.compile(r"/(?:site|dist)-packages/|/lib(?:64)?/python3[.0-9]*/|^<frozen ")
 
 
 def console() -> Console:
@@ -177,14 +194,37 @@ def show_state(out: Console, state: OrchestrationState) -> None:
 def failure_text(failure: FailureDetails) -> Text:
     """An error with what it was raised from, and the last frames of the user's code."""
     text = Text(f"{failure.error_type}: {failure.message}", style="red")
-    if failure.stack_trace:
-        frames = failure.stack_trace.rstrip().splitlines()[-6:]
-        text.append("\n" + "\n".join(frames), style="dim")
+    _append_frames(text, failure)
     inner = failure.inner
     while inner is not None:
         text.append(f"\nfrom {inner.error_type}: {first_line(inner.message, 200)}")
+        _append_frames(text, inner)
         inner = inner.inner
     return text
+
+
+def _append_frames(text: Text, failure: FailureDetails) -> None:
+    frames = author_frames(failure.stack_trace or "")
+    if frames:
+        text.append("\n" + "\n".join(frames), style="dim")
+
+
+def author_frames(stack: str) -> list[str]:
+    """The last frames of a stack outside the engine, among them the author's last line where there is one."""
+    frames = [part.rstrip() for part in FRAME.split(stack) if part.startswith('  File "')]
+    rest = [frame for frame in frames if not ENGINE.search(_path(frame))] or frames
+    shown = rest[-SHOWN_FRAMES:]
+    own = [frame for frame in rest if not LIBRARY.search(_path(frame))]
+    if own and not set(own) & set(shown):  # it was raised deep in a library: say where the author called it
+        shown = [own[-1], *shown[1:]]
+    return shown
+
+
+def _path(frame: str) -> str:
+    """The file of a frame; a checkout that is run in place counts as the installed package."""
+    path = frame.partition('"')[2].partition('"')[0]
+    within = next((folder for folder in OURS if path.startswith(f"{folder}/")), None)
+    return path if within is None else f"/celeriac/{within.name}{path[len(str(within)) :]}"
 
 
 def process_table(processes: Sequence[ProcessInfo]) -> Table:
@@ -208,6 +248,16 @@ def process_table(processes: Sequence[ProcessInfo]) -> Table:
             Text(pool),
             Text(", ".join(map(str, serves)) if isinstance(serves, list | tuple) else str(serves)),
         )
+    return table
+
+
+def poison_table(messages: Iterable[PoisonMessage]) -> Table:
+    """`celeriac queue poison`; the message as JSON, so that it can be pushed again."""
+    table = plain_table("Since", "Tries", "Reason", "Message")
+    for message in messages:
+        payload = message.to_payload()
+        words = (str(payload[key]) for key in ("since", "tries", "reason"))
+        table.add_row(*map(Text, words), Text(value(payload["message"])))
     return table
 
 

@@ -37,6 +37,7 @@ def watch(common: Common, instance_id: str, depth: int, plain: bool) -> int:
 
     out = render.console()
     with common.client() as client:
+        client.get(instance_id)  # a bad id or one of no instance is the first thing to say
         warn_if_idle(client)
         show = _live if out.is_terminal and not plain else _lines
         try:

@@ -143,9 +143,11 @@ class Simulator:
             instance.status = "Suspended" if turn.suspended else "Running"
         for seq in turn.dissolved:
             self.workshop.dissolve(instance, seq)
+        for seq in turn.dropped:
+            self.workshop.drop(instance, seq)
         for seq in turn.closed:
             self._close(instance, seq)
-        closed = set(turn.closed)
+        closed = {*turn.closed, *turn.dropped}
         for command in turn.events:
             if getattr(command, "seq", -1) not in closed:
                 self._execute(instance, command)
@@ -185,7 +187,7 @@ class Simulator:
         instance.steps.clear()
         instance.timers.clear()
         instance.live.close()
-        self._close_children(instance)
+        self._close_children(instance, fate=status)
         if instance.parent is None:
             return
         parent, seq, execution = instance.parent
@@ -198,14 +200,16 @@ class Simulator:
         else:
             self.deliver(parent, SubOrchestrationInstanceFailed(at=self.now, seq=seq, failure=failure))
 
-    def _close_children(self, instance: Instance) -> None:
+    def _close_children(self, instance: Instance, fate: str = "") -> None:
         for seq in list(instance.children):
-            self._close(instance, seq)
+            self._close(instance, seq, fate)
 
-    def _close(self, instance: Instance, seq: int) -> None:
+    def _close(self, instance: Instance, seq: int, fate: str = "") -> None:
         instance.steps.pop(seq, None)
         instance.timers.discard(seq)
         child, parent_close = instance.children.pop(seq, (None, "abandon"))
+        if parent_close == "terminate" and fate == "Cancelled":
+            parent_close = "cancel"  # what happens to the parent happens to the child
         if child is not None and parent_close == "terminate":
             self.deliver(child, ExecutionTerminated(at=self.now, reason="its parent ended"))
         elif child is not None and parent_close == "cancel":

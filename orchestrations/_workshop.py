@@ -190,3 +190,9 @@ class Workshop:
                 self._world.deliver(instance, self._single(step.seq, outcome))
         for index in group.waiting:
             self.begin(instance, group.parts[index])
+
+    def drop(self, instance: Instance, seq: int) -> None:
+        """The whole fan-out was cancelled: what runs reports to nobody, what waits is never begun."""
+        group = instance.groups.pop(seq, None)
+        for step in group.parts if group is not None else ():
+            instance.steps.pop(step.seq, None)

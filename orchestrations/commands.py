@@ -33,12 +33,22 @@ from .history import (
     TaskScheduled,
 )
 
-__all__ = ["GROUP_PARTS", "check_instance_id", "child_id", "describe", "first_difference"]
+__all__ = [
+    "GROUP_PARTS",
+    "attempt_id",
+    "check_event_name",
+    "check_instance_id",
+    "child_id",
+    "describe",
+    "first_difference",
+]
 
 SHOWN = 120  # characters of a payload in a description
 LONGEST_ID = 256
 LONGEST_PARENT = 200
+LONGEST_NAME = 256
 _BAD_ID = re.compile(r"[/\\#?\x00-\x1f\x7f-\x9f]")
+_BAD_NAME = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _UNCOMPARED = (CustomStatusSet, PatchMarker)
 _HIDDEN = {"at", "seq", "options", "tags", "rules", "stack_trace"}
 
@@ -61,14 +71,37 @@ def check_instance_id(instance: str) -> str:
     return instance
 
 
+def check_event_name(name: str) -> str:
+    """`name` if a client, too, could raise an event of this name; else ValueError."""
+    if not isinstance(name, str) or not name.strip() or len(name) > LONGEST_NAME or _BAD_NAME.search(name):
+        raise ValueError(
+            f"{name!r:.300} cannot be the name of an event: it takes 1 to {LONGEST_NAME} characters, is not "
+            "blank and holds no control characters and no halves of surrogate pairs"
+        )
+    return name
+
+
 def child_id(parent: str, run: int, seq: int) -> str:
     """The id of a child that was given none: parent, run number after a continue-as-new, number of the call.
 
     The `r` keeps the run number apart from the numbers of grandchildren.
     """
     if len(parent) > LONGEST_PARENT:
-        parent = hashlib.sha256(parent.encode()).hexdigest()[:32]
+        parent = _short(parent)
     return f"{parent}:r{run}:{seq:04x}" if run else f"{parent}:{seq:04x}"
+
+
+def attempt_id(first: str, attempt: int) -> str:
+    """The id of a child that is tried again: that of the first attempt and the number of this one.
+
+    Where that would be longer than an id may be, a hash stands for the first attempt's id.
+    """
+    again = f"{first}.{attempt}"
+    return again if len(again) <= LONGEST_ID else f"{_short(first)}.{attempt}"
+
+
+def _short(instance: str) -> str:
+    return hashlib.sha256(instance.encode()).hexdigest()[:32]
 
 
 # --- describing ------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from typing import Any, Literal, NoReturn, ParamSpec, TypeVar, overload
 import msgspec
 
 from . import codec
-from .commands import check_instance_id, child_id
+from .commands import check_event_name, check_instance_id, child_id
 from .deterministic import Chance, ReplaySafeLogger, milliseconds, moment
 from .errors import ContinueAsNew
 from .history import (
@@ -41,6 +41,7 @@ __all__ = ["OrchestrationContext", "ParentClose"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 I = TypeVar("I")  # noqa: E741 - I for input, O for output, as in registry.py
 O = TypeVar("O")  # noqa: E741
 
@@ -159,8 +160,8 @@ class OrchestrationContext:
     @overload
     def map(
         self,
-        activity: ActivityReference[[Any], R],
-        items: Iterable[Any],
+        activity: ActivityReference[[T], R],
+        items: Iterable[T],
         /,
         max_parallel: int | None = None,
         *,
@@ -169,8 +170,8 @@ class OrchestrationContext:
     @overload
     def map(
         self,
-        activity: ActivityReference[[Any], R],
-        items: Iterable[Any],
+        activity: ActivityReference[[T], R],
+        items: Iterable[T],
         /,
         max_parallel: int | None = None,
         *,
@@ -179,7 +180,7 @@ class OrchestrationContext:
     @overload
     def map(
         self,
-        activity: ActivityReference[..., R] | str,
+        activity: str,
         items: Iterable[Any],
         /,
         max_parallel: int | None = None,
@@ -242,7 +243,10 @@ class OrchestrationContext:
         """Run another orchestrator as a child and await its result.
 
         With `retry`, each further attempt is a new child after a durable timer, its id ending in the number
-        of the attempt. `parent_close` says what this instance's end does to a child still running.
+        of the attempt. `parent_close` says what this instance's end does to a child still running:
+        "terminate" shares its fate (a cancelled parent cancels the child, so that it can compensate; one
+        that completed, failed or was terminated terminates it), "cancel" always cancels it, and "abandon"
+        lets it run on.
         """
         if parent_close not in ("terminate", "cancel", "abandon"):
             raise ValueError(f"parent_close must be terminate, cancel or abandon; got {parent_close!r}")
@@ -277,8 +281,9 @@ class OrchestrationContext:
         )  # fmt: skip
 
     def send_event(self, instance_id: str, name: str, data: Any = None) -> None:
-        """Raise an external event for another instance."""
+        """Raise an external event for another instance; its name must be one that clients may raise."""
         check_instance_id(instance_id)
+        check_event_name(name)
         text = _optional(data)
         run = self._run
         run.issue(EventSent(at=run.at, seq=run.take_seq(), instance=instance_id, name=name, input=text))

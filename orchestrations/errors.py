@@ -12,7 +12,7 @@ CeleriacError
 ├── UnknownActivityError       no worker that took the activity knows its name
 ├── OrchestrationCancelledError  raised at the await when a client cancels the instance
 ├── NonRetryableError          raise it in an activity: fail now, whatever the retry policy says
-├── RetryAfter                 raise it in an activity: fail this attempt, try again after a delay
+├── RetryAfter                 raise it in an activity or a child: fail this attempt, try again after a delay
 └── ClientError                a call of the client was refused; has `.exit_code` for the CLI
     ├── InstanceNotFoundError
     ├── InstanceExistsError
@@ -29,6 +29,7 @@ CeleriacError
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Mapping
 from datetime import timedelta
@@ -68,10 +69,15 @@ __all__ = [
 
 MAX_STACK_CHARS = 16 * 1024
 MAX_MESSAGE_CHARS = 8 * 1024
+RETRY_AFTER = "retry_after_ms"  # the property in which the delay of a RetryAfter travels
+_MS = timedelta(milliseconds=1)
 
 
 class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One failed attempt of an activity, kept beside the open step and written with its outcome."""
+    """One failed attempt of an activity or a sub-orchestration.
+
+    An activity's are kept beside the open step and written with its outcome.
+    """
 
     number: int
     at: int  # milliseconds since the epoch, Redis' clock
@@ -111,7 +117,8 @@ def qualified_name(cls: type) -> str:
 def failure_from(error: BaseException, *, depth: int = 8) -> FailureDetails:
     """Describe an exception as data: type, bases, message, bounded stack and the cause it was raised from.
 
-    An attribute `properties` (a mapping) of the exception travels with it.
+    An attribute `properties` (a mapping) of the exception travels with it, and so does the delay of a
+    RetryAfter: whoever tries a sub-orchestration again sees the data only.
     """
     if isinstance(error, TaskFailedError) and not error.__traceback__:
         return error.details
@@ -119,16 +126,24 @@ def failure_from(error: BaseException, *, depth: int = 8) -> FailureDetails:
     inner = failure_from(cause, depth=depth - 1) if cause is not None and depth > 0 else None
     if inner is None and isinstance(error, TaskFailedError):
         inner = error.details
-    properties = getattr(error, "properties", None)
     bases = tuple(qualified_name(c) for c in type(error).__mro__[1:] if c is not object)
     return FailureDetails(
         error_type=qualified_name(type(error)),
         message=_text(error)[:MAX_MESSAGE_CHARS],
         stack_trace=_text("".join(traceback.format_tb(error.__traceback__)))[-MAX_STACK_CHARS:],
         inner=inner,
-        properties=_plain(properties) if isinstance(properties, Mapping) else {},
+        properties=_properties(error),
         bases=bases,
     )
+
+
+def _properties(error: BaseException) -> dict[str, Any]:
+    given = getattr(error, "properties", None)
+    properties = _plain(given) if isinstance(given, Mapping) else {}
+    delay = getattr(error, "delay", None) if isinstance(error, RetryAfter) else None
+    if isinstance(delay, timedelta):  # an author's subclass may have set something else, or nothing
+        properties[RETRY_AFTER] = math.ceil(delay / _MS)
+    return properties
 
 
 def _plain(properties: Mapping[Any, Any]) -> dict[str, Any]:
@@ -241,7 +256,8 @@ class NonRetryableError(CeleriacError):
 
 
 class RetryAfter(CeleriacError):
-    """Raise it in an activity: this attempt failed, try again after `delay` (seconds or timedelta).
+    """Raise it in an activity or a sub-orchestration: this attempt failed, try again after `delay`
+    (seconds or timedelta).
 
     The policy's number of attempts still holds; without a policy it is an ordinary failure.
     """

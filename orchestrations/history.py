@@ -236,3 +236,8 @@ class PartOutcome(msgspec.Struct, frozen=True, omit_defaults=True):
     result: str | None = None
     failure: FailureDetails | None = None
     attempts: tuple[Attempt, ...] = ()
+
+
+def failure_of(failure: FailureDetails, attempts: tuple[Attempt, ...]) -> FailureDetails:
+    """The failure as the author sees it: with the attempts that are recorded beside it."""
+    return msgspec.structs.replace(failure, attempts=attempts) if attempts else failure

@@ -150,7 +150,7 @@ class Execution:
             consumed = len(inbox)
         turn = Turn(
             events, consumed, self.outcome, run.custom_status, tuple(run.closed),
-            () if self.ended else tuple(run.dissolved), carried, self._suspended,
+            () if self.ended else tuple(run.dissolved), carried, self._suspended, tuple(run.dropped),
         )  # fmt: skip
         self._reset()
         return turn
@@ -164,7 +164,7 @@ class Execution:
 
     def _reset(self) -> None:
         run = self._run
-        run.closed, run.dissolved, run.custom_status = [], [], UNCHANGED
+        run.closed, run.dissolved, run.dropped, run.custom_status = [], [], [], UNCHANGED
         self._suspended = None
 
     # --- one event ---------------------------------------------------------------------------------

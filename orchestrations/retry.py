@@ -21,9 +21,16 @@ from typing import Any
 
 import msgspec
 
-from .errors import AuthoringError, FailureDetails, NonRetryableError, RetryAfter, qualified_name
+from .errors import (
+    RETRY_AFTER,
+    AuthoringError,
+    FailureDetails,
+    NonRetryableError,
+    RetryAfter,
+    qualified_name,
+)
 
-__all__ = ["RetryContext", "RetryPolicy", "decide"]
+__all__ = ["RetryContext", "RetryPolicy", "asked_delay", "decide"]
 
 LONGEST_DELAY = 365 * 24 * 3600 * 1000
 """No delay is longer than a year (ms), however large the coefficient grows."""
@@ -65,6 +72,10 @@ class RetryPolicy:
     `max_number_of_attempts` (None: never) or when `retry_timeout` has passed since the first schedule.
     `retry_on` and `do_not_retry_on` hold exception classes or names; `handler` is an importable function
     `(RetryContext) -> bool | timedelta`, or its name as "module:qualname".
+
+    An activity's handler runs on the worker and may take 2 s. For sub-orchestrations it runs inside the
+    turn, with no limit but the turn's own, and again on every replay: it must answer at once, and from
+    its argument alone.
     """
 
     first_retry_interval: timedelta
@@ -139,6 +150,14 @@ def _from_json(text: str) -> RetryPolicy:
     )
 
 
+def asked_delay(failure: FailureDetails) -> timedelta | None:
+    """The delay asked for by the RetryAfter that this failure describes; None for any other failure."""
+    delay = failure.properties.get(RETRY_AFTER)
+    if type(delay) is not int or qualified_name(RetryAfter) not in (failure.error_type, *failure.bases):
+        return None
+    return min(max(0, delay), LONGEST_DELAY) * _MS
+
+
 def decide(
     policy: RetryPolicy | None,
     failure: FailureDetails,
@@ -152,7 +171,7 @@ def decide(
     """The delay in milliseconds before the next attempt, or None to give up. Pure.
 
     `attempt` is the one that failed, from 1; `first_at` and `now` are in milliseconds. `asked_delay` is
-    that of a RetryAfter the activity raised: it stands for the delay and overrules filters and handler, but
+    that of a RetryAfter that was raised: it stands for the delay and overrules filters and handler, but
     neither the number of attempts nor the time-out. `handler_verdict` is what the policy's handler
     answered, None when there is none.
     """

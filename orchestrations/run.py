@@ -58,10 +58,10 @@ class Run:
     """The state of one execution that its context, its tasks and its driver share."""
 
     __slots__ = (
-        "at", "broken", "closed", "custom_status", "dissolved", "exact", "execution", "expected", "finished",
-        "groups", "history_length", "history_size", "in_author", "instance", "issued", "mailbox", "next_run",
-        "next_seq", "numbered", "open", "over", "patches", "payloads", "replaying", "run", "step", "thinned",
-        "where",
+        "at", "broken", "closed", "custom_status", "dissolved", "dropped", "exact", "execution", "expected",
+        "finished", "groups", "history_length", "history_size", "in_author", "instance", "issued", "mailbox",
+        "next_run", "next_seq", "numbered", "open", "over", "patches", "payloads", "replaying", "run", "step",
+        "thinned", "where",
     )  # fmt: skip
 
     def __init__(self, payloads: Payloads) -> None:
@@ -93,6 +93,7 @@ class Run:
         # of the present turn
         self.closed: list[int] = []
         self.dissolved: list[int] = []
+        self.dropped: list[int] = []
         self.custom_status: str | Unchanged | None = UNCHANGED
 
     def number(self) -> int:

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from . import codec
-from .errors import FailureDetails, TaskCancelledError, TaskFailedError, failure_from
+from .commands import attempt_id
+from .errors import Attempt, FailureDetails, TaskCancelledError, TaskFailedError, failure_from
 from .history import (
     AnyEvent,
     EventRaised,
@@ -28,8 +29,9 @@ from .history import (
     TimerCancelled,
     TimerCreated,
     TimerFired,
+    failure_of,
 )
-from .retry import RetryContext, RetryPolicy, decide
+from .retry import RetryContext, RetryPolicy, asked_delay, decide
 from .run import Run
 from .tasks import FAILED, OPEN, SUCCEEDED, Group, Task
 
@@ -39,6 +41,8 @@ T = TypeVar("T")
 
 _READ: Any = object()  # stands in for the type of a result that was decoded already
 NO_DEFAULT: Any = object()
+MOST_ATTEMPTS = 10  # failed attempts remembered
+ATTEMPT_MESSAGE = 512  # characters of its message kept of each
 
 
 class Step(Task[T]):
@@ -120,7 +124,7 @@ class ActivityTask(Step[T]):
         if isinstance(event, TaskCompleted):
             self._succeed(event.result)
         else:
-            self._fail(event.failure)
+            self._fail(failure_of(event.failure, event.attempts))
 
 
 class Parts:
@@ -141,7 +145,7 @@ class Parts:
                 if outcome.failure is None:
                     task._succeed(outcome.result)
                 else:
-                    task._fail(outcome.failure)
+                    task._fail(failure_of(outcome.failure, outcome.attempts))
         return True
 
 
@@ -166,8 +170,7 @@ class MapTask(Step[list[Any]]):
         del run.groups[self.seq]
         if not run.withdraw(self._step, self._slot):
             run.issue(TaskCancelled(at=run.at, seq=self.seq))
-            run.dissolved.append(self.seq)
-            run.closed.extend(range(self.seq, self.seq + self._size))
+            run.dropped.append(self.seq)
         self._size = 0
 
     def _value(self) -> list[Any]:
@@ -176,7 +179,9 @@ class MapTask(Step[list[Any]]):
             self._text = [
                 codec.decode(run.text(outcome.result), type_)
                 if outcome.failure is None
-                else TaskFailedError(outcome.failure, name=self.name, seq=self.seq + index)
+                else TaskFailedError(
+                    failure_of(outcome.failure, outcome.attempts), name=self.name, seq=self.seq + index
+                )
                 for index, outcome in enumerate(run.outcomes(self.seq, self._size))
             ]
             self._type = _READ
@@ -186,7 +191,11 @@ class MapTask(Step[list[Any]]):
         if not self._size:
             return super()._error()
         outcomes = self._run.outcomes(self.seq, self._size)
-        failed = [(i, outcome.failure) for i, outcome in enumerate(outcomes) if outcome.failure is not None]
+        failed = [
+            (index, failure_of(outcome.failure, outcome.attempts))
+            for index, outcome in enumerate(outcomes)
+            if outcome.failure is not None
+        ]
         index, first = failed[0]
         failures = tuple(failure for _, failure in failed)
         return TaskFailedError(first, name=self.name, seq=self.seq + index, failures=failures)
@@ -275,7 +284,7 @@ class EventOrTimeout(Group[Any]):
 class ChildTask(Step[T]):
     """A sub-orchestration; with a policy, failed attempts are followed by a timer and a new child."""
 
-    __slots__ = ("_attempt", "_command", "_first_at", "_policy", "_timer")
+    __slots__ = ("_attempt", "_command", "_failed", "_first_at", "_policy", "_timer")
     _takes = frozenset({SubOrchestrationInstanceCompleted, SubOrchestrationInstanceFailed})
 
     def __init__(
@@ -284,6 +293,7 @@ class ChildTask(Step[T]):
         super().__init__(run, command.seq, command.name, type_)
         self._command, self._policy = command, policy
         self._attempt, self._first_at = 1, run.at
+        self._failed: tuple[Attempt, ...] = ()
         self._timer: _RetryTimer | None = None
         self._slot = run.issue(command)
         run.open[command.seq] = self
@@ -296,26 +306,36 @@ class ChildTask(Step[T]):
             self._after_failure(event.failure)
 
     def _after_failure(self, failure: FailureDetails) -> None:
-        run, policy = self._run, self._policy
-        delay = None
-        if policy is not None:
-            try:
-                delay = self._decide(policy, failure)
-            except Exception as error:  # noqa: BLE001 - the author's handler may raise anything
-                failure = msgspec.structs.replace(failure_from(error), inner=failure)
-        if delay is None:
+        policy = self._policy
+        if policy is None:
             self._fail(failure)
+            return
+        delay, final = None, failure
+        try:
+            delay = self._decide(policy, failure)
+        except Exception as error:  # noqa: BLE001 - the author's handler may raise anything
+            final = msgspec.structs.replace(failure_from(error), inner=failure)
+        self._note(failure, delay or 0)
+        if delay is None:
+            self._fail(msgspec.structs.replace(final, attempts=self._failed))
         else:
-            self._timer = _RetryTimer(run, run.at + delay, self)
+            self._timer = _RetryTimer(self._run, self._run.at + delay, self)
+
+    def _note(self, failure: FailureDetails, delay: int) -> None:
+        """Remember the attempt that failed, as an activity's are: the last ones, each in short."""
+        message = failure.message[:ATTEMPT_MESSAGE]
+        attempt = Attempt(self._attempt, self._run.at, failure.error_type, message, delay)
+        self._failed = (*self._failed, attempt)[-MOST_ATTEMPTS:]
 
     def _decide(self, policy: RetryPolicy, failure: FailureDetails) -> int | None:
         run = self._run
-        handler, verdict = policy.load_handler(), None
+        asked = asked_delay(failure)
+        handler, verdict = policy.load_handler() if asked is None else None, None
         if handler is not None:
             elapsed = timedelta(milliseconds=run.at - self._first_at)
             verdict = handler(RetryContext(self._attempt, failure, elapsed, run.instance))
         seed = f"{run.execution}:{self._command.seq}"
-        return decide(policy, failure, self._attempt, self._first_at, run.at, seed, handler_verdict=verdict)
+        return decide(policy, failure, self._attempt, self._first_at, run.at, seed, asked, verdict)
 
     def _again(self) -> None:
         run = self._run
@@ -323,7 +343,7 @@ class ChildTask(Step[T]):
         self._attempt += 1
         self.seq = run.take_seq()
         self._step = run.step
-        instance = f"{self._command.instance}.{self._attempt}"
+        instance = attempt_id(self._command.instance, self._attempt)
         self._slot = run.issue(
             msgspec.structs.replace(self._command, at=run.at, seq=self.seq, instance=instance)
         )

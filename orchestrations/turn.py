@@ -73,7 +73,7 @@ class Turn:
     """The result of applying an inbox. Its history entries are to be appended as they are.
 
     A step may be opened and closed in one turn (its number is in `closed` then): it need not be sent at all.
-    In the same way a group may be scheduled and dissolved in one turn.
+    In the same way a group may be scheduled and dissolved, or scheduled and dropped, in one turn.
     When a run ends, `consumed` is the inbox up to the event that ended it; when it continues as new it is the
     whole inbox, and what belongs to the next run is in `carried`.
     """
@@ -86,3 +86,4 @@ class Turn:
     dissolved: tuple[int, ...] = ()  # groups whose parts report singly from now on
     carried: tuple[Carried, ...] = ()  # for the next run, in order
     suspended: bool | None = None  # None: as before
+    dropped: tuple[int, ...] = ()  # maps the author cancelled: no part is emitted or wanted any more

@@ -196,7 +196,12 @@ def _tell(step: Step, failure: FailureDetails, again: retrying.Again | None) -> 
             again.delay / 1000,
         )
     else:
-        logger.error("%s failed and was the last: %s\n%s", what, error, failure.stack_trace.rstrip())
+        lines, inner = [failure.stack_trace.rstrip()], failure.inner
+        while inner is not None:
+            cause = f"{inner.error_type}: {inner.message[:MAX_LOGGED]}"
+            lines += [f"caused by {cause}", inner.stack_trace.rstrip()]
+            inner = inner.inner
+        logger.error("%s failed and was the last: %s\n%s", what, error, "\n".join(filter(None, lines)))
 
 
 def _milliseconds(reply: Any) -> int:

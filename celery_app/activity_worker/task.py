@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Final
 
+from billiard.common import terminate_handler_fired
 from billiard.einfo import ExceptionInfo
 from celery import Task
 from celery.app.trace import TraceInfo, trace_ok_t
@@ -118,6 +119,8 @@ class ActivityTask(Task):
         except (WorkerShutdown, WorkerTerminate):
             raise  # the worker ends here (solo pool): the message goes back
         except BaseException as error:
+            if isinstance(error, SystemExit) and terminate_handler_fired():
+                raise  # a hard limit or a shutdown: the main process knows why, and reports it
             _trim(error)
             setattr(self.request, CAUGHT, caught_from(error, step))
             if isinstance(error, _MISREAD) or not isinstance(error, Exception):

@@ -191,7 +191,7 @@ class AsyncClient:
     # --- commands --------------------------------------------------------------------------------
 
     async def raise_event(
-        self, instance_id: str, name: str, data: Any = None, *, dedup_key: str = ""
+        self, instance_id: str, name: str, data: Any = None, *, dedup_key: str | None = None
     ) -> None:
         """Send an event to a running instance; with a `dedup_key`, once however often this is called."""
         await self.run(self.operations.raise_event(instance_id, name, data, dedup_key=dedup_key))
@@ -229,7 +229,8 @@ class AsyncClient:
     ) -> int:
         """Remove a finished instance with its children, or all finished ones that meet the conditions.
 
-        Returns how many instances were removed.
+        Returns how many instances were removed. Children are those of the current run: those that an
+        instance started before a continue-as-new stay, and are removed by their own id or by conditions.
         """
         return await self.run(
             self.operations.purge(

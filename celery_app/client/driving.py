@@ -40,6 +40,21 @@ def ask_all(calls: Sequence[Call[T]]) -> Operation[list[T]]:
     return cast("list[T]", (yield calls)) if calls else []
 
 
+def resumed(operation: Operation[R], request: Request) -> Operation[R]:
+    """`yield from` for an operation that was already run up to this first request."""
+    while True:
+        try:
+            reply = yield request
+        except Exception as error:  # noqa: BLE001  not handled here: it is thrown into the operation
+            send = _thrower(operation, error)
+        else:
+            send = _sender(operation, reply)
+        try:
+            request = send()
+        except StopIteration as done:
+            return cast(R, done.value)
+
+
 def drive(operation: Operation[R], store: Store, pause: Callable[[float], None] = time.sleep) -> R:
     """Run an operation to its end on the calling thread."""
     send: Callable[[], Request] = lambda: next(operation)  # noqa: E731  rebound to send or throw below

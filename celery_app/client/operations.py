@@ -34,7 +34,7 @@ from ..store import GoneError, Keys, instances, payloads, server, views
 from ..store.records import InstanceRecord, Query, StartReply, open_text
 from . import recorder
 from . import validation as check
-from .driving import Operation, ask, ask_all
+from .driving import Operation, ask, ask_all, resumed
 from .inspection import Inspection
 from .queues import Queues
 from .starting import OnConflict, Orchestrator, Starting
@@ -62,12 +62,20 @@ class Operations:
         self.queues = Queues(self.keys, settings, self.starting)
 
     def checked(self, operation: Operation[R]) -> Operation[R]:
-        """The operation; the first one of a client first makes sure that this Redis may be used at all."""
-        if not self._suitable:
-            server.ensure_suitable(server.check_server((yield from ask(server.info()))))
-            yield from ask(server.note_schema(self.keys))
-            self._suitable = True
-        return (yield from operation)
+        """The operation; the first one of a client first makes sure that this Redis may be used at all.
+
+        What the operation refuses without asking Redis comes before that.
+        """
+        if self._suitable:
+            return (yield from operation)
+        try:
+            request = next(operation)
+        except StopIteration as done:
+            return done.value
+        server.ensure_suitable(server.check_server((yield from ask(server.info()))))
+        yield from ask(server.note_schema(self.keys))
+        self._suitable = True
+        return (yield from resumed(operation, request))
 
     def channel(self, instance_id: str) -> str:
         """Where the end of the instance is published."""
@@ -187,7 +195,7 @@ class Operations:
     # --- commands --------------------------------------------------------------------------------
 
     def raise_event(
-        self, instance_id: str, name: str, data: Any = None, *, dedup_key: str = ""
+        self, instance_id: str, name: str, data: Any = None, *, dedup_key: str | None = None
     ) -> Operation[None]:
         """See Client.raise_event."""
         check.check_id(instance_id)
@@ -196,7 +204,7 @@ class Operations:
             check.check_name(dedup_key, "dedup key")
         text, aside = self.starting.put_aside(data, f"data of event {name!r}", f"pe{secrets.token_hex(6)}")
         event = open_text(EventRaised(name=name, input=text))
-        yield from ask(instances.raise_event(self.keys, instance_id, event, dedup_key, aside))
+        yield from ask(instances.raise_event(self.keys, instance_id, event, dedup_key or "", aside))
 
     def suspend(self, instance_id: str, reason: str = "") -> Operation[None]:
         """See Client.suspend."""
@@ -273,20 +281,21 @@ class Operations:
         return removed
 
     def _children(self, instance_id: str) -> Operation[list[str]]:
+        """Those of the current run: the history of a run before a continue-as-new is gone."""
         events = yield from self.history(instance_id)
         return [e.instance for e in events if isinstance(e, SubOrchestrationInstanceCreated)]
 
     def _purge_all(self, query: Query) -> Operation[int]:
-        removed = 0
+        removed, cursor = 0, ""
         while True:
-            page = yield from ask(views.list_instances(self.keys, query, cursor="", limit=PURGE_CHUNK))
-            before = removed
+            page = yield from ask(views.list_instances(self.keys, query, cursor=cursor, limit=PURGE_CHUNK))
             for summary in page.items:
                 try:
                     removed += yield from self._purge_one(summary.instance)
                 except (InstanceNotFoundError, InstanceNotEndedError):
                     continue  # purged with its parent, or started anew, meanwhile
-            if not page.items or removed == before:
+            cursor = page.cursor
+            if not cursor:  # a page may be empty and yet have more after it
                 return removed
 
 

@@ -55,8 +55,8 @@ class Starting:
         checked_tags = check.check_tags(tags)
         text, aside = self.put_aside(input, "input", "pinput")
         due = check.due_millis(start_at, lambda: datetime.now(UTC))
-        yield from self._check_served(name, version)
         self._check_input(orchestrator, name, version, input)
+        yield from self._check_served(name, version)
         event = ExecutionStarted(
             execution=new_execution(),
             instance=instance,

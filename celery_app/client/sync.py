@@ -208,7 +208,9 @@ class Client:
 
     # --- commands --------------------------------------------------------------------------------
 
-    def raise_event(self, instance_id: str, name: str, data: Any = None, *, dedup_key: str = "") -> None:
+    def raise_event(
+        self, instance_id: str, name: str, data: Any = None, *, dedup_key: str | None = None
+    ) -> None:
         """Send an event to a running instance; with a `dedup_key`, once however often this is called."""
         self.run(self.operations.raise_event(instance_id, name, data, dedup_key=dedup_key))
 
@@ -245,7 +247,8 @@ class Client:
     ) -> int:
         """Remove a finished instance with its children, or all finished ones that meet the conditions.
 
-        Returns how many instances were removed.
+        Returns how many instances were removed. Children are those of the current run: those that an
+        instance started before a continue-as-new stay, and are removed by their own id or by conditions.
         """
         return self.run(
             self.operations.purge(

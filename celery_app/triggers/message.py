@@ -55,7 +55,9 @@ class MessageClient(Client):
             on_conflict=on_conflict,
         )
 
-    def raise_event(self, instance_id: str, name: str, data: Any = None, *, dedup_key: str = "") -> None:
+    def raise_event(
+        self, instance_id: str, name: str, data: Any = None, *, dedup_key: str | None = None
+    ) -> None:
         """As Client.raise_event; without a `dedup_key` of yours the event arrives once per message."""
         super().raise_event(instance_id, name, data, dedup_key=dedup_key or self._key())
 

@@ -89,6 +89,20 @@ def test_a_window_lets_so_many_run_at_once() -> None:
     assert result.elapsed == 3 * HOUR
 
 
+def test_a_cancelled_map_begins_no_further_part() -> None:
+    @orchestrator(registry=Registry())
+    async def gives_up(ctx: OrchestrationContext) -> bool:
+        mapped = ctx.map(work, range(9), max_parallel=2)
+        await ctx.create_timer(HOUR * 1.5)
+        cancelled = mapped.cancel()
+        await ctx.create_timer(DAY)
+        return cancelled
+
+    result = run(gives_up, durations={"work": HOUR})
+    assert result.output is True
+    assert [call.at for call in result.calls] == [0 * HOUR, 0 * HOUR, HOUR, HOUR]
+
+
 def test_retries_take_virtual_time_and_stand_in_the_history() -> None:
     attempts: list[int] = []
 

@@ -87,6 +87,15 @@ def die(path: str, times: int) -> int:
     return os.path.getsize(path)
 
 @activity
+def terminated(path: str) -> str:
+    """Its process is asked to end the first time."""
+    if not os.path.exists(path):
+        open(path, "w").close()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+    return "again"
+
+@activity
 def sleep(seconds: float, path: str = "") -> str:
     if path:
         with open(path, "a") as log:
@@ -106,7 +115,7 @@ def hang(path: str):
 
 @activity
 def about(context: ActivityContext) -> list:
-    context.heartbeat({"done": 1})
+    context.heartbeat()
     return [context.instance_id, context.seq, context.attempt, context.name, context.is_cancelled(),
             context.deadline is not None]
 

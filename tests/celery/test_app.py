@@ -55,6 +55,7 @@ def test_a_worker_serves_the_default_queue_and_those_that_activities_name() -> N
         ("task_compression", "zlib"),
         ("broker_url", "redis://elsewhere:1/0"),
         ("result_backend", "redis://elsewhere:1/0"),
+        ("task_default_queue", "elsewhere"),
         ("worker_consumer", "celery.worker.consumer:Consumer"),
     ],
 )
@@ -75,12 +76,23 @@ def test_every_imposed_setting_is_known_to_celery(name: str) -> None:
     assert name in {key for key, _ in flatten(NAMESPACES)}
 
 
-def test_the_stock_transport_needs_a_long_visibility_timeout() -> None:
-    settings = Settings(transport="stock")
+@pytest.mark.parametrize("transport", ["celeriac", "stock"])
+def test_every_changed_transport_option_is_named(transport: str) -> None:
+    settings = Settings(hub="north", transport=transport)
     app = create_app(settings, registry=ActivityRegistry(), load=False)
-    app.conf.broker_transport_options = {"visibility_timeout": 60}
-    (problem,) = imposed.changed(app, settings)
-    assert "visibility_timeout" in problem
+    needed = dict(app.conf.broker_transport_options)
+    assert {"global_keyprefix", "visibility_timeout"} <= set(needed)
+    assert ({"hub", "lease", "beat"} <= set(needed)) == (transport == "celeriac")
+    for name in needed:
+        app.conf.broker_transport_options = {**needed, name: 0.5}
+        (problem,) = imposed.changed(app, settings)
+        assert problem.startswith(f"broker_transport_options['{name}'] is 0.5, and must be ")
+    app.conf.broker_transport_options = {"max_connections": 5}
+    assert len(imposed.changed(app, settings)) == len(needed)
+    assert all("is missing" in problem for problem in imposed.changed(app, settings))
+    longer = needed["visibility_timeout"] + 1
+    app.conf.broker_transport_options = {**needed, "max_connections": 5, "visibility_timeout": longer}
+    assert imposed.changed(app, settings) == []
 
 
 @pytest.mark.parametrize("transport", ["celeriac", "stock"])

@@ -15,6 +15,7 @@ from celeriac.celery_app.settings import Settings
 from celeriac.celery_app.store import views
 
 CHANGE = "from celeriac.celery_app import app\napp.conf.task_acks_late = False\n"
+REPLACE = "from celeriac.celery_app import app\napp.conf.broker_transport_options = {'max_connections': 9}\n"
 
 
 def test_a_worker_with_a_changed_setting_refuses_to_start_and_names_it(workers: Any, folder: Path) -> None:
@@ -24,6 +25,14 @@ def test_a_worker_with_a_changed_setting_refuses_to_start_and_names_it(workers: 
     log = workers.log(process)
     assert "task_acks_late is False, and must be True" in log
     assert "Traceback" not in log
+
+
+def test_a_worker_whose_transport_options_were_replaced_refuses_to_start(workers: Any, folder: Path) -> None:
+    """Its takes would look for the steps of another hub, and drop those of its own."""
+    (folder / "replacing.py").write_text(REPLACE)
+    process = workers.start("solo", wait=False, CELERIAC_APP="replacing")
+    assert process.wait(30) == 1
+    assert "broker_transport_options['hub'] is missing" in workers.log(process)
 
 
 @pytest.mark.parametrize("name", ["no_such_module", "broken"])

@@ -88,6 +88,42 @@ def test_retries_are_parked_in_redis_and_end_with_their_attempts(
     assert event.at - second >= 100
 
 
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_retry_is_one_line_in_the_log_and_the_last_failure_an_error_with_its_traceback(
+    bench: Any, workers: Any, pools: dict[str, str], pool: str
+) -> None:
+    instance, process = f"told-{pool}", workers.running[POOLS.index(pool)]
+    before = len(workers.log(process))
+    call, retry = '[["value"],{}]', policy(max_number_of_attempts=2)
+    bench.call(instance, "fail", call, queue=pools[pool], retry=retry)
+    bench.outcome(instance)
+    error = "builtins.ValueError: no such thing"
+
+    def written() -> str:
+        log = workers.log(process)[before:]
+        return log if log.count(instance) and "raise errors[kind]" in log else ""
+
+    log = bench.wait_for(written)
+    (retried,) = [line for line in log.splitlines() if f"attempt 1 of fail for instance {instance}" in line]
+    assert "WARNING" in retried
+    assert f"({error}); the next one follows in 0.1 s" in retried
+    (last,) = [line for line in log.splitlines() if f"attempt 2 of fail for instance {instance}" in line]
+    assert "ERROR" in last
+    assert last.endswith(f"was the last: {error}")
+    assert log.count("raise errors[kind]") == 1
+    assert "raised unexpected" not in log
+
+
+def test_the_log_of_a_last_failure_shows_what_caused_it(
+    bench: Any, workers: Any, pools: dict[str, str]
+) -> None:
+    process = workers.running[POOLS.index("threads")]
+    before = len(workers.log(process))
+    bench.call("caused", "unencodable", "[[],{}]", queue=pools["threads"])
+    inner = bench.outcome("caused").failure.inner
+    bench.wait_for(lambda: f"caused by {inner.error_type}: {inner.message}" in workers.log(process)[before:])
+
+
 @pytest.mark.parametrize("kind", ["ignore", "reject", "exit", "memory"])
 @pytest.mark.parametrize("pool", POOLS)
 def test_what_means_something_to_celery_is_an_ordinary_failure(
@@ -227,6 +263,15 @@ def test_a_process_that_dies_is_a_retryable_loss(bench: Any, pools: dict[str, st
     assert [a.error_type.rpartition(".")[2] for a in event.attempts] == ["ActivityWorkerLostError"]
 
 
+def test_a_signal_that_ends_the_process_is_no_exit_of_the_activity(
+    bench: Any, pools: dict[str, str], tmp_path: Path
+) -> None:
+    bench.call("signal", "terminated", json.dumps([[str(tmp_path / "log")], {}]), queue=pools["prefork"])
+    event = bench.outcome("signal", 30)
+    assert event.result == '"again"'
+    assert [a.error_type.rpartition(".")[2] for a in event.attempts] == ["ActivityWorkerLostError"]
+
+
 def test_processes_that_die_again_and_again_end_in_a_clear_failure(
     bench: Any, pools: dict[str, str], tmp_path: Path
 ) -> None:
@@ -241,13 +286,16 @@ def test_the_soft_limit_shows_where_the_activity_was(bench: Any, pools: dict[str
     bench.call("soft", "sleep", "[[60],{}]", queue=pools["prefork"], timeout=1000)
     failure = bench.outcome("soft").failure
     assert failure.is_caused_by(ActivityTimeoutError)
+    assert failure.message == "the activity sleep ran longer than its timeout of 1 s"
     assert "time.sleep" in failure.stack_trace
 
 
 def test_the_hard_limit_ends_what_does_not_stop(bench: Any, pools: dict[str, str], tmp_path: Path) -> None:
     call = json.dumps([[str(tmp_path / "log")], {}])
     bench.call("hard", "hang", call, queue=pools["prefork"], timeout=1000)
-    assert bench.outcome("hard", 30).failure.is_caused_by(ActivityTimeoutError)
+    failure = bench.outcome("hard", 30).failure
+    assert failure.is_caused_by(ActivityTimeoutError)
+    assert failure.message.startswith("the activity hang ran longer than its timeout of 1 s")
     bench.call("after", "add", "[[1,2],{}]", queue=pools["prefork"])
     assert bench.outcome("after").result == "3"
 

@@ -111,6 +111,20 @@ def test_without_redis(capsys: pytest.CaptureFixture[str], argv: list[str]) -> N
     assert "celeriac dev" in err
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["start", "x", "--id", "a/b"], ["status", "a/b"], ["wait", "a/b"], ["watch", "a/b"],
+        ["history", "a/b"], ["cancel", "a/b"], ["restart", "a/b"], ["purge", "a/b"],
+        ["raise-event", "a/b", "Go"],
+    ],
+)  # fmt: skip
+def test_a_bad_id_is_said_without_redis_too(capsys: pytest.CaptureFixture[str], argv: list[str]) -> None:
+    code, out, err = ran(capsys, *argv)
+    assert (code, out) == (Exit.USAGE, "")
+    assert err.startswith("Error: the instance id 'a/b' contains '/'")
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_is_a_script(capsys: pytest.CaptureFixture[str], shell: str) -> None:
     code, out, _ = ran(capsys, "completion", shell)
@@ -141,6 +155,8 @@ def test_the_place_of_a_fault_in_a_long_text() -> None:
         parse_json(text)
     shown, caret = str(caught.value).splitlines()[1:3]
     assert shown[caret.index("^") - 1 : caret.index("^") + 1] == ' "'
+    with pytest.raises(ValueError, match="line 2, column 1"):
+        parse_json('{"a":\n')  # it ends where the last line, an empty one, begins
     with pytest.raises(ValueError, match="line 2, column 3"):
         parse_json("[1,\n  ]")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +14,8 @@ import pytest
 
 from celeriac.celery_app import embedded
 from celeriac.celery_app.client.sync import Client
+from celeriac.celery_app.settings import Settings
+from celeriac.celery_app.store import Store, views
 from celeriac.cli.exits import Exit
 from celeriac.cli.main import run
 
@@ -77,6 +81,27 @@ def test_an_unknown_name_gets_a_suggestion(cli: Cli) -> None:
     code, _, err = cli("start", "approve_expense", "--version", "9")
     assert code == Exit.UNKNOWN_NAME
     assert "version '9'" in err
+
+
+def test_an_input_that_does_not_fit_starts_nothing(
+    cli: Cli, url: str, hub: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ordering_flows.py").write_text(
+        "from celeriac.orchestrations import OrchestrationContext, orchestrator\n"
+        "print('imported')\n"
+        "@orchestrator\n"
+        "async def order_things(ctx: OrchestrationContext, count: int) -> int:\n"
+        "    return count\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    with Store.connect(Settings(redis_url=url, hub=hub)) as store:  # as some orchestrator worker had noted
+        store.run(views.note_served(store.keys, {"o order_things": [""]}))
+    start = ("start", "order_things", "--id", "o-1", "--app", "ordering_flows", "-i")
+    code, out, err = cli(*start, '"many"')
+    assert (code, out) == (Exit.USAGE, "")
+    assert "the input does not fit orchestrator 'order_things'" in err
+    assert cli("status", "o-1")[0] == Exit.NOT_FOUND
+    assert cli(*start, "3")[:2] == (0, "o-1\n"), "what the module prints does not mix with the id"
 
 
 def test_a_module_that_is_not_there(cli: Cli) -> None:
@@ -248,6 +273,43 @@ def test_doctor_refuses_a_redis_that_evicts(cli: Cli, url: str, hub: str) -> Non
     assert code == Exit.BAD_REDIS
     assert "maxmemory-policy is allkeys-lru" in out
     assert "celeriac.cli" in out, "what else there is to say is said as well"
+
+
+def test_a_hub_of_a_newer_release_is_refused(cli: Cli, url: str, hub: str) -> None:
+    with Store.connect(Settings(redis_url=url, hub=hub)) as store:
+        assert json.loads(cli("doctor", "--json")[1])["ok"]
+        assert not store.client.exists(store.keys.schema), "doctor only looks"
+        store.client.set(store.keys.schema, "999")
+    for name in ("worker", "orchestrator", "list"):
+        code, _, err = cli(name)
+        assert code == Exit.BAD_REDIS, name
+        assert "newer Celeriac (schema 999" in err
+    code, out, _ = cli("doctor", "--json")
+    assert code == Exit.BAD_REDIS
+    (check,) = [check for check in json.loads(out)["checks"] if check["name"] == "schema"]
+    assert check["level"] == "refuse"
+    assert "schema 999" in check["text"]
+
+
+@pytest.mark.parametrize(("ending", "code", "says"), [("3", 3, ""), ("'no room'", 1, "Error: no room\n")])
+def test_a_worker_exits_with_the_code_celery_ended_with(
+    url: str, hub: str, tmp_path: Path, ending: str, code: int, says: str
+) -> None:
+    (tmp_path / "ending_worker.py").write_text(
+        "from celery import bootsteps\n"
+        "from celeriac.celery_app import app\n"
+        "class End(bootsteps.StartStopStep):\n"
+        "    requires = ('celery.worker.components:Pool',)\n"
+        f"    def start(self, parent): raise SystemExit({ending})\n"
+        "app.steps['worker'].add(End)\n"
+    )
+    command = [sys.executable, "-m", "celeriac.cli.main", "--redis", url, "--hub", hub]
+    ran = subprocess.run(
+        [*command, "worker", "--app", "ending_worker", "--pool", "solo"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert ran.returncode == code, ran.stderr
+    assert ran.stderr.endswith(says)
 
 
 def test_processes_refuse_a_redis_that_is_not_there(cli: Cli) -> None:

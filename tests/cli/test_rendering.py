@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from celeriac.celery_app.client.progress import (
     StepState,
     TimerProgress,
 )
+from celeriac.celery_app.client.queues import PoisonMessage
 from celeriac.celery_app.client.state import OrchestrationState, Status
 from celeriac.cli import histories, render, trees
 from celeriac.orchestrations import history as kinds
@@ -80,10 +82,64 @@ def test_a_failure_shows_what_it_came_from() -> None:
     assert text == "shop.DeclinedError: no [money]\nfrom builtins.OSError: "
 
 
+def frame(path: object, line: str, name: str = "f") -> str:
+    return f'  File "{path}", line 7, in {name}\n    {line}\n    ^^^^^^^^\n'
+
+
+def test_a_failure_shows_the_authors_own_lines() -> None:
+    ours = Path(render.__file__).resolve().parents[1]
+    called = (
+        frame("/app/celeriac/shop.py", "outer()")
+        + frame("/app/celeriac/shop.py", "await ctx.call_activity(pay)", "order")
+        + frame(
+            "/usr/lib/python3.12/site-packages/celeriac/orchestrations/tasks.py", "return self._outcome()"
+        )
+        + frame(ours / "orchestrations" / "tasks.py", "raise self._error()")
+    )
+    raised = (
+        frame("/v/lib/python3.12/site-packages/celery/app/trace.py", "R = fun(*args)")
+        + frame("/w/.venv/links/celeriac/activities/runner.py", "activity.function(*args)")
+        + frame("/app/shop.py", "return json.loads(answer)", "pay")
+        + frame("/usr/lib/python3.12/json/__init__.py", "return _default_decoder.decode(s)")
+        + frame("/usr/lib/python3.12/json/decoder.py", "obj, end = self.raw_decode(s)")
+        + frame("/usr/lib/python3.12/json/decoder.py", "raise JSONDecodeError(s)")
+    )
+    inner = FailureDetails(error_type="json.JSONDecodeError", message="no", stack_trace=raised)
+    failure = FailureDetails(error_type="a.TaskFailedError", message="m", stack_trace=called, inner=inner)
+    lines = [line.strip() for line in render.failure_text(failure).plain.splitlines()]
+    assert [line for line in lines if not line.startswith(("File", "^"))] == [
+        "a.TaskFailedError: m",
+        "outer()",
+        "await ctx.call_activity(pay)",
+        "from json.JSONDecodeError: no",
+        "return json.loads(answer)",
+        "raise JSONDecodeError(s)",
+    ]
+
+
+def test_a_stack_without_an_authors_line_is_still_shown() -> None:
+    engine = frame("/v/site-packages/celeriac/orchestrations/tasks.py", "raise Lost")
+    assert render.author_frames("cut off\n" + engine) == [engine.rstrip()]
+    assert render.author_frames("") == []
+    shipped = frame("/v/site-packages/celeriac/orchestrations/examples/fulfil_order.py", "raise Declined")
+    assert render.author_frames(shipped + engine) == [shipped.rstrip()]
+
+
 def test_a_list_keeps_ids_whole_when_it_is_narrow() -> None:
     long = "a-rather-long-instance-id-that-somebody-chose-" + "x" * 20
     text = shown(render.state_table([state(long), state(status=Status.FAILED)]), 80)
     assert long in "".join(line.split("  ")[0] for line in text.splitlines())
+
+
+def test_poison_messages_are_shown_as_json() -> None:
+    told = {"queue": "orders", "reason": "no id", "tries": 3, "since": NOW}
+    messages = [
+        PoisonMessage(message={"id": None, "ok": True}, **told),
+        PoisonMessage(message="{'a'", **told),
+    ]
+    text = shown(render.poison_table(messages), 120)
+    assert '{"id": null, "ok": true}' in text
+    assert "\"{'a'\"" in text
 
 
 def test_a_tree_shows_fan_outs_retries_and_children() -> None:

@@ -1,8 +1,9 @@
 """The code in the docs runs, and the commands in the docs exist.
 
 The Python blocks of one page, in order, are one module, run in a process of its own (decorators register
-names for the whole process, and two pages may both have an `order`). Every `$ celeriac ...` line must parse:
-a real command with real options.
+names for the whole process, and two pages may both have an `order`). A block below `<!-- file: shop.py -->`
+is a file of that name beside it instead: imported, or run by pytest when it is called test_*.py.
+Every `$ celeriac ...` line must parse: a real command with real options.
 """
 
 from __future__ import annotations
@@ -22,11 +23,22 @@ from celeriac.cli.main import cli
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FILED = re.compile(r"^(?:<!-- file: (\w+\.py) -->\n)?```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def blocks(page: Path, language: str) -> list[str]:
     return [code for lang, code in BLOCK.findall(page.read_text(encoding="utf-8")) if lang == language]
+
+
+def files(page: Path) -> dict[str, str]:
+    """The Python of a page by the file it stands in: one named by a marker, or page.py for all the rest."""
+    found: dict[str, str] = {}
+    for file, code in FILED.findall(page.read_text(encoding="utf-8")):
+        assert file not in found or not file, f"{name(page)}: {file} is given twice"
+        file = file or "page.py"
+        found[file] = f"{found[file]}\n\n{code}" if file in found else code
+    return found
 
 
 def commands(page: Path) -> Iterator[list[str]]:
@@ -44,18 +56,27 @@ def name(page: Path) -> str:
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=name)
 def test_the_python_of_a_page_runs(page: Path, tmp_path: Path) -> None:
-    module = tmp_path / "page.py"
-    module.write_text("\n\n".join(blocks(page, "python")), encoding="utf-8")
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    saved = files(page)
+    for file, code in saved.items():
+        (tmp_path / file).write_text(code, encoding="utf-8")
+    tests = [file for file in saved if file.startswith("test_")]
+    modules = [file.removesuffix(".py") for file in saved if file not in tests]
+    runs_in(tmp_path, "-c", f"import {', '.join(modules)}")
+    if tests:
+        runs_in(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests)
+
+
+def runs_in(folder: Path, *words: str) -> None:
+    """Run Python as a reader would, in the folder where the files of the page are."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", "import page"],
-        cwd=tmp_path,
-        env=environment,
+        [sys.executable, "-W", "error", *words],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder)},
         capture_output=True,
         text=True,
         timeout=60,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if list(commands(p))], ids=name)

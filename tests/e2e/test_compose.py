@@ -11,13 +11,26 @@ import click
 import pytest
 import yaml
 
+from celeriac.celery_app.doctor import Report, _check_access
 from celeriac.celery_app.settings import Settings
 from celeriac.cli.main import cli
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
 SERVICES: dict[str, Any] = COMPOSE["services"]
+REDIS_WORDS: list[str] = SERVICES["redis"]["command"]
+REDIS_OPTIONS = dict(zip(REDIS_WORDS[1::2], REDIS_WORDS[2::2], strict=True))
 OURS = [name for name, service in SERVICES.items() if service.get("image") == "celeriac"]
+
+
+def substituted(text: str) -> str:
+    """What Compose makes of a text when none of its variables is set."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
+
+
+def settings_of(name: str) -> Settings:
+    given = {key: substituted(value) for key, value in SERVICES[name]["environment"].items()}
+    return Settings.load(given, cwd=Path("/"))
 
 
 def parses(words: list[str]) -> None:
@@ -57,11 +70,19 @@ def test_every_variable_is_a_setting(name: str) -> None:
 
 @pytest.mark.parametrize("name", OURS)
 def test_every_process_finds_the_redis_of_the_file_and_waits_for_it(name: str) -> None:
-    defaults = {k: re.sub(r"\$\{\w+:-(.*)\}", r"\1", v) for k, v in SERVICES[name]["environment"].items()}
-    settings = Settings.load(defaults, cwd=Path("/"))
+    settings = settings_of(name)
     assert settings.apps == ("celeriac.orchestrations.examples",)
-    assert settings.redis_url == "redis://redis:6379/0"  # the service's name and Redis' own port
+    # The service's name, Redis' own port, and the password that the service asks for.
+    assert settings.redis_url == f"redis://:{substituted(REDIS_OPTIONS['--requirepass'])}@redis:6379/0"
     assert SERVICES[name]["depends_on"] == {"redis": {"condition": "service_healthy"}}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_doctor_does_not_refuse_the_redis_of_the_file(name: str) -> None:
+    report = Report()
+    _check_access(report, settings_of(name))
+    assert report.checks
+    assert [check for check in report.checks if check.level == "refuse"] == []
 
 
 @pytest.mark.parametrize("name", ["orchestrator", "worker"])
@@ -75,11 +96,19 @@ def test_what_scales_has_no_fixed_name_or_port_and_stops_gracefully(name: str) -
 
 
 def test_redis_is_durable_and_evicts_nothing() -> None:
-    words = SERVICES["redis"]["command"]
-    options = dict(zip(words[1::2], words[2::2], strict=True))
+    options = REDIS_OPTIONS
     assert options["--appendonly"] == "yes"
     assert options["--maxmemory-policy"] == "noeviction"
     assert [v.split(":")[0] for v in SERVICES["redis"]["volumes"]] == list(COMPOSE["volumes"])
+
+
+def test_one_password_for_redis_its_health_check_and_us() -> None:
+    given = REDIS_OPTIONS["--requirepass"]
+    assert SERVICES["redis"]["environment"]["REDISCLI_AUTH"] == given  # redis-cli reads it by itself
+    assert SERVICES["redis"]["healthcheck"]["test"] == ["CMD", "redis-cli", "ping"]
+    assert {SERVICES[name]["environment"]["CELERIAC_REDIS_URL"] for name in OURS} == {
+        f"redis://:{given}@redis:6379/0"
+    }
 
 
 def test_the_image_holds_every_package_and_starts_the_console_script() -> None:
@@ -88,3 +117,12 @@ def test_the_image_holds_every_package_and_starts_the_console_script() -> None:
     assert copied == {"orchestrations", "activities", "celery_app", "cli"}
     assert 'ENTRYPOINT ["celeriac"]' in docker
     assert re.search(r"^USER (?!root)", docker, re.MULTILINE)
+
+
+def test_what_docker_ignores_the_image_does_not_need() -> None:
+    lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    ignored = {line for line in lines if line and not line.startswith("#")}
+    docker = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    copied = {word for line in re.findall(r"^COPY (.+) \S+$", docker, re.MULTILINE) for word in line.split()}
+    assert {".git", ".venv", ".celeriac", "tests", "docs", "benchmarks"} <= ignored
+    assert copied & ignored == set()

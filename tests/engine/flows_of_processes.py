@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from celeriac.activities import activity
+from celeriac.activities import INJECTED, ActivityContext, activity
 from celeriac.orchestrations import (
     OrchestrationContext,
     RetryPolicy,
@@ -39,6 +39,37 @@ def flaky(key: str) -> str:
 @activity(timeout=0.5, retry=RetryPolicy(timedelta(milliseconds=50), 2))
 def endless() -> None:
     time.sleep(4)
+
+
+def work_until_unwanted(context: ActivityContext) -> None:
+    """As a considerate activity does; notes when it began and when it was told."""
+    (NOTES / f"{context.instance_id}-began").write_text("x")
+    while not context.is_cancelled():
+        time.sleep(0.05)
+    told = NOTES / f"{context.instance_id}-told.new"
+    told.write_text(repr(time.time()))
+    told.rename(NOTES / f"{context.instance_id}-told")
+
+
+@activity
+def considerate(context: ActivityContext = INJECTED) -> None:
+    work_until_unwanted(context)
+
+
+@activity(heartbeat=1)
+def silent(context: ActivityContext = INJECTED) -> None:
+    """Never says that it is alive."""
+    work_until_unwanted(context)
+
+
+@activity(heartbeat=1)
+def lively(seconds: float, context: ActivityContext = INJECTED) -> str:
+    """Runs for longer than its heartbeat interval, and says so."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        context.heartbeat()
+        time.sleep(0.1)
+    return "alive"
 
 
 @orchestrator
@@ -96,3 +127,27 @@ async def pausing(ctx: OrchestrationContext) -> int:
 @orchestrator
 async def times_out(ctx: OrchestrationContext) -> None:
     await ctx.call_activity(endless)
+
+
+@orchestrator
+async def waits_for_it(ctx: OrchestrationContext) -> None:
+    await ctx.call_activity(considerate)
+
+
+@orchestrator
+async def changes_its_mind(ctx: OrchestrationContext) -> str:
+    task = ctx.call_activity(considerate)
+    await ctx.wait_for_external_event("enough")
+    task.cancel()
+    await ctx.wait_for_external_event("end")  # the instance lives on: only the task was cancelled
+    return "ended"
+
+
+@orchestrator
+async def goes_silent(ctx: OrchestrationContext) -> None:
+    await ctx.call_activity(silent)
+
+
+@orchestrator
+async def stays_lively(ctx: OrchestrationContext) -> str:
+    return await ctx.call_activity(lively, 4.0)

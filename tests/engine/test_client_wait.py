@@ -22,12 +22,18 @@ from celeriac.celery_app.settings import Settings
 from celeriac.celery_app.store import Store, turns
 from celeriac.celery_app.store.endings import endings_of
 from celeriac.celery_app.store.records import Commit
-from celeriac.orchestrations.errors import InstanceNotFoundError, RedisUnavailableError, RedisUnsuitableError
+from celeriac.orchestrations.errors import (
+    InstanceNotFoundError,
+    InvalidArgumentError,
+    RedisUnavailableError,
+    RedisUnsuitableError,
+)
 from celeriac.orchestrations.history import ExecutionCompleted, encode_event
 from celeriac.orchestrations.registry import OrchestratorDefinition, Registry
 
 REGISTRY = Registry()
 REGISTRY.add(OrchestratorDefinition(name="flow", version="", function=lambda ctx: None))
+REGISTRY.add(OrchestratorDefinition("order", "", lambda ctx, number: None, input_type=int))
 
 
 @pytest.fixture
@@ -246,4 +252,20 @@ def test_redis_away_is_said_with_the_address(tmp_path: Path) -> None:
     with Client(settings=settings, registry=REGISTRY) as client:
         for verb in (lambda: client.start("flow"), lambda: client.get("a"), lambda: client.wait("a", 5)):
             with pytest.raises(RedisUnavailableError, match=r"none\.sock"):
+                verb()
+
+
+def test_what_needs_no_redis_to_be_refused_is_refused_without_one(tmp_path: Path) -> None:
+    settings = Settings(redis_url=f"unix://{tmp_path}/none.sock")
+    with Client(settings=settings, registry=REGISTRY) as client:
+        for verb in (
+            lambda: client.start("flow", instance_id="a/b"),
+            lambda: client.start("order", "not a number"),
+            lambda: client.get("a/b"),
+            lambda: client.wait("a/b", 5),
+            lambda: client.raise_event("a", "\n"),
+            lambda: client.list(limit=0),
+            lambda: client.purge(),
+        ):
+            with pytest.raises(InvalidArgumentError):
                 verb()

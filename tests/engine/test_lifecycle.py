@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from celeriac.orchestrations import OrchestrationCancelledError, when_all
 
 
@@ -134,6 +136,79 @@ def test_cancelled_parts_are_never_emitted(lab: Any) -> None:
     state = lab.client.wait(instance, timeout=30)
     assert (state.status, state.output) == ("Completed", sum(range(100)))
     assert len(pump.ran) == 100
+
+
+def open_fields(lab: Any, instance: str) -> list[str]:
+    execution = lab.store.client.hget(lab.store.keys.inst(instance), "execution").decode()
+    return [field.decode() for field in lab.store.client.hkeys(lab.store.keys.open(execution))]
+
+
+def emptied(lab: Any) -> Any:
+    """A pump that has looked at every message of the queue."""
+    pump = lab.pump()
+    lab.until(lambda: not lab.store.client.llen(lab.settings.queue_key()))
+    return pump
+
+
+def map_that_is_cancelled(lab: Any, size: int) -> Any:
+    @lab.activity
+    def one(n: int) -> int:
+        return n
+
+    @lab.orchestrator
+    async def fan(ctx: Any) -> int:
+        mapped = ctx.map(one, list(range(size)), 100)
+        await ctx.wait_for_external_event("stop")
+        assert mapped.cancel()
+        return await ctx.wait_for_external_event("end", int)
+
+    return fan
+
+
+@pytest.mark.parametrize("size", [1000, 25_000])
+def test_of_a_cancelled_map_no_further_part_runs(lab: Any, size: int) -> None:
+    instance = lab.client.start(map_that_is_cancelled(lab, size))
+    lab.work()
+    queue = lab.settings.queue_key()
+    lab.until(lambda: lab.store.client.llen(queue) == 100)
+    lab.client.raise_event(instance, "stop")
+    lab.until(lambda: "TaskCancelled" in lab.kinds(instance))
+    assert open_fields(lab, instance) == []
+    pump = emptied(lab)
+    lab.client.raise_event(instance, "end", 1)
+    assert lab.client.wait(instance, timeout=10).output == 1
+    assert (pump.ran, lab.store.client.llen(queue)) == ([], 0)
+    assert lab.kinds(instance).count("TaskCancelled") == 1
+
+
+def test_a_map_cancelled_in_the_turn_of_its_next_window_ends_with_the_last_one(lab: Any) -> None:
+    instance = lab.client.start(map_that_is_cancelled(lab, 1000))
+    worker = lab.work()
+    lab.until(lambda: lab.store.client.llen(lab.settings.queue_key()) == 100)
+    lab.halt(worker)
+    pump = emptied(lab)
+    lab.until(lambda: not any(field.isdigit() for field in open_fields(lab, instance)))
+    assert lab.store.client.lrange(lab.store.keys.inbox(instance), 0, -1) == [b"E0"]
+    pump.stop()
+    lab.client.raise_event(instance, "stop")
+    lab.work()
+    lab.until(lambda: "TaskCancelled" in lab.kinds(instance))
+    assert (open_fields(lab, instance), lab.store.client.llen(lab.settings.queue_key())) == ([], 0)
+    lab.client.raise_event(instance, "end", 7)
+    assert lab.client.wait(instance, timeout=10).output == 7
+    assert len(pump.ran) == 100
+
+
+def test_a_map_cancelled_in_the_turn_that_made_it_is_never_emitted(lab: Any) -> None:
+    instance = lab.client.start(map_that_is_cancelled(lab, 1000))
+    lab.client.raise_event(instance, "stop")
+    lab.work()
+    lab.until(lambda: "TaskCancelled" in lab.kinds(instance))
+    assert lab.kinds(instance).count("GroupScheduled") == 1
+    assert open_fields(lab, instance) == []
+    assert lab.store.client.llen(lab.settings.queue_key()) == 0
+    lab.client.raise_event(instance, "end", 7)
+    assert lab.client.wait(instance, timeout=10).output == 7
 
 
 def test_suspend_holds_events_back(lab: Any) -> None:

@@ -225,3 +225,43 @@ def test_wide_map_on_real_workers(site: Site) -> None:
     site.orchestrator()
     state = site.wait(site.client.start("fan", 10_000), 110)
     assert (state.status, state.output) == ("Completed", sum(range(1, 10_001))), site.logs()
+
+
+def told_after(site: Site, instance: str, since: float) -> float:
+    """Seconds from `since` until the running activity of the instance saw that it is not wanted."""
+    told = site.folder / f"{instance}-told"
+    site.until(told.exists)
+    return float(told.read_text()) - since
+
+
+@pytest.mark.parametrize("pool", ["threads", "prefork"])
+def test_a_running_activity_sees_that_it_is_not_wanted_any_more(site: Site, pool: str) -> None:
+    site.worker(pool)
+    site.orchestrator()
+    ended, changed = site.client.start("waits_for_it"), site.client.start("changes_its_mind")
+    site.until(lambda: all((site.folder / f"{i}-began").exists() for i in (ended, changed)))
+    since = time.time()
+    site.client.terminate(ended, "enough")
+    assert told_after(site, ended, since) < 2, site.logs()
+    since = time.time()
+    site.client.raise_event(changed, "enough")
+    assert told_after(site, changed, since) < 2, site.logs()
+    assert site.client.get(changed).status == "Running"
+    site.client.raise_event(changed, "end")
+    assert site.wait(changed).output == "ended"
+
+
+@pytest.mark.parametrize("pool", ["threads", "prefork"])
+def test_heartbeats_keep_an_attempt_alive_and_silence_fails_it(site: Site, pool: str) -> None:
+    site.worker(pool)
+    site.orchestrator()
+    lively, silent = site.client.start("stays_lively"), site.client.start("goes_silent")
+    state = site.wait(silent, 20)
+    assert (state.status, state.failure and state.failure.is_caused_by("ActivityTimeoutError")) == (
+        "Failed",
+        True,
+    )
+    assert "the activity silent did not send a heartbeat within 1 s" in str(state.failure)
+    site.until((site.folder / f"{silent}-told").exists)
+    state = site.wait(lively, 20)
+    assert (state.status, state.output) == ("Completed", "alive"), state.failure

@@ -21,6 +21,7 @@ from celeriac.orchestrations import (
 from celeriac.orchestrations.history import (
     ActivityOptions,
     CancelRequested,
+    EventRaised,
     GroupCompleted,
     GroupScheduled,
     TaskCancelled,
@@ -173,7 +174,7 @@ def test_a_group_that_was_complete_when_it_was_cancelled_still_counts() -> None:
     assert live.apply(GroupCompleted(seq=0)).events == []
 
 
-def test_a_cancelled_map_closes_all_its_parts() -> None:
+def test_a_cancelled_map_is_dropped_whole() -> None:
     async def maps(ctx: Ctx) -> Any:
         mapped = ctx.map("a", range(3), max_parallel=2)
         await ctx.call_activity("b")
@@ -184,9 +185,41 @@ def test_a_cancelled_map_closes_all_its_parts() -> None:
     group = next(event for event in live.start().events if isinstance(event, GroupScheduled))
     assert (group.seq, group.size, group.window) == (0, 3, 2)
     turn = live.done(3)
-    assert (turn.closed, turn.dissolved) == ((0, 1, 2), (0,))
+    assert (turn.closed, turn.dissolved, turn.dropped) == ((), (), (0,))
+    assert TaskCancelled(at=live.first.at, seq=0) in turn.events
     assert live.done(1, "late").events == []
     assert live.apply(GroupCompleted(seq=0)).events == []
+
+
+async def two_maps_cancelled(ctx: Ctx) -> None:
+    first, second = ctx.map("a", range(3)), ctx.map("a", range(4))
+    for mapped in (second, first):
+        await ctx.wait_for_external_event("stop")
+        mapped.cancel()
+    await ctx.wait_for_external_event("x")
+
+
+@pytest.mark.parametrize("slices", [(1, 1, 1), (2, 1), (1, 2), (3,)])
+def test_what_is_dropped_does_not_depend_on_how_the_inbox_is_split(slices: tuple[int, ...]) -> None:
+    live = Live(two_maps_cancelled)
+    inbox, dropped = [live.first, *[EventRaised(name="stop")] * 2], []
+    for size in slices:
+        some, inbox = inbox[:size], inbox[size:]
+        dropped.append(live.apply(*some).dropped)
+    assert sum(dropped, ()) == (3, 0)
+    whole = Live(two_maps_cancelled)
+    whole.apply(whole.first, *[EventRaised(name="stop")] * 2)
+    assert live.history == whole.history
+    assert live.raised("other").dropped == ()
+
+
+def test_a_map_cancelled_in_the_step_that_made_it_is_not_dropped_but_never_was() -> None:
+    async def maps(ctx: Ctx) -> None:
+        ctx.map("a", range(3)).cancel()
+        await ctx.wait_for_external_event("x")
+
+    turn = Live(maps).start()
+    assert (kinds(turn), turn.dropped) == (["ExecutionStarted"], ())
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 1.5, "2", True])

@@ -122,7 +122,7 @@ def test_what_is_taken_back_in_its_step_leaves_no_trace() -> None:
     live = Live(changes_its_mind)
     turn = live.start()
     assert kinds(turn) == ["ExecutionStarted", "TaskScheduled"]
-    assert (turn.closed, turn.dissolved) == ((), ())
+    assert (turn.closed, turn.dissolved, turn.dropped) == ((), (), ())
     assert live.done(0).events == []
     live.done(5)
     assert live.execution.ended

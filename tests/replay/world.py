@@ -174,6 +174,8 @@ class World:
                     pass
         for seq in turn.dissolved:
             self._dissolve(self.open.pop(("group", seq)))
+        for seq in turn.dropped:
+            self.open.pop(("group", seq), None)
         for seq in turn.closed:
             for kind in ("activity", "timer", "child"):
                 self.open.pop((kind, seq), None)

@@ -46,6 +46,15 @@ async def fetch(url: str, context: ActivityContext = INJECTED) -> bytes:
     return url.encode()
 
 
+@activity
+def mixed(order: Order | None, note: str = "", *more: int, rebate: float = 0.0) -> str:
+    return note
+
+
+class RushOrder(Order): ...
+
+
+anything: Any = price
 as_sync: SyncActivity[..., float] = price
 as_async: AsyncActivity[..., bytes] = fetch
 
@@ -60,6 +69,17 @@ async def buy(ctx: OrchestrationContext, order: Order) -> float:
     assert_type(await ctx.call_activity(fetch, "u"), bytes)
     assert_type(await when_all([ctx.call_activity(fetch, url) for url in ("a", "b")]), list[bytes])
     assert_type(await ctx.map(price, [order, order], max_parallel=2), list[float])
+    assert_type(await ctx.map(fetch, ("a", "b")), list[bytes])
+    assert_type(await ctx.map(fetch, (url for url in ("a", "b"))), list[bytes])
+    assert_type(await ctx.map(mixed, [order, None], 3), list[str])
+    assert_type(await ctx.map(mixed, [RushOrder("1")]), list[str])
+    assert_type(await ctx.map(mixed, []), list[str])
+    assert_type(await ctx.map(as_sync, [1, "a"]), list[float])
+    assert_type(await ctx.map(tuned, iter([order]), return_exceptions=True), list[float | Exception])
+    assert_type(await ctx.map("by name", [1, "a"]), list[Any])
+    await ctx.map(anything, [1, "a"])
+    items: list[Any] = [order]
+    assert_type(await ctx.map(price, items), list[float])
     first = await when_any([ctx.call_activity(price, order), ctx.create_timer(timedelta(days=1))])
     assert_type(first, Task[float | None])
     assert_type(await ctx.wait_for_external_event("Paid", Order, timedelta(days=1)), Order)
