@@ -97,8 +97,8 @@ def start(
             tags=tags,
             on_conflict=on_conflict,
         )
+        warn_if_idle(client)
         if wait:
-            warn_if_idle(client)
             return _await(client, started, timeout, as_json)
         if as_json:
             print_json(client.get(started).to_payload())

@@ -37,6 +37,11 @@ class BootCheck(bootsteps.StartStopStep):
                 + "\nRemove these settings from your modules (app.conf, CELERY_CONFIG_MODULE); "
                 "plain Celery tasks with other needs belong in an app and a worker of their own."
             )
+        if not runtime_of(app).settings.apps and not served(app):
+            raise SystemExit(
+                "celeriac: this worker has no activities to run, and would take messages that it cannot run. "
+                "Name the modules that define them with --app, CELERIAC_APP or pyproject.toml."
+            )
         if issubclass(parent.pool_cls, Solo):
             # It would sleep in the very thread whose activity it waits for.
             app.conf.worker_soft_shutdown_timeout = 0
@@ -44,14 +49,17 @@ class BootCheck(bootsteps.StartStopStep):
 
     def start(self, parent: Any) -> None:
         """Look at Redis and say which activities are served here."""
-        tasks = parent.app.tasks.values()
-        activities = sorted(task.activity.name for task in tasks if isinstance(task, ActivityTask))
         try:
-            introduce(runtime_of(parent.app), activities)
+            introduce(runtime_of(parent.app), served(parent.app))
         except RedisUnavailableError as error:
             logger.warning("%s. Celery goes on trying; Redis was not checked", error)
         except RedisUnsuitableError as error:
             raise SystemExit(f"celeriac: this worker cannot start: {error}") from None
+
+
+def served(app: Any) -> list[str]:
+    """The names of the activities that this app runs."""
+    return sorted(task.activity.name for task in app.tasks.values() if isinstance(task, ActivityTask))
 
 
 def introduce(runtime: Runtime, activities: list[str]) -> None:

@@ -74,3 +74,9 @@ def test_a_redis_that_evicts_is_refused(workers: Any, tmp_path: Path) -> None:
 def test_a_worker_says_what_it_serves(bench: Any, workers: Any) -> None:
     workers.start("solo")
     assert "a add" in bench.store.run(views.served(bench.store.keys))
+
+
+def test_a_worker_without_activities_does_not_take_messages_it_cannot_run(workers: Any) -> None:
+    process = workers.start("solo", wait=False, CELERIAC_APP="")
+    assert process.wait(30) != 0
+    assert "no activities to run" in workers.log(process)
