@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from .common import Common, pass_common
+from .common import Common, json_option, pass_common, print_json
 from .exits import Exit
 
 if TYPE_CHECKING:
@@ -24,11 +24,12 @@ LOOK_SECONDS: Final = 0.5  # how often the tree is read; its end is noticed at o
 @click.argument("instance_id", metavar="ID")
 @click.option("--depth", type=click.IntRange(0, 32), default=8, show_default=True, help="Levels of children.")
 @click.option("--plain", is_flag=True, help="Changes as lines, as when the output is piped.")
+@json_option
 @pass_common
-def watch(common: Common, instance_id: str, depth: int, plain: bool) -> int:
+def watch(common: Common, instance_id: str, depth: int, plain: bool, as_json: bool) -> int:
     """Watch an instance until it ends.
 
-    Shows its children and running activities, live.
+    Shows its children and running activities, live. As JSON: one line with the whole tree for each change.
 
     Exits 0 if it Completed, 1 if it ended otherwise.
     """
@@ -39,7 +40,7 @@ def watch(common: Common, instance_id: str, depth: int, plain: bool) -> int:
     with common.client() as client:
         client.get(instance_id)  # a bad id or one of no instance is the first thing to say
         warn_if_idle(client)
-        show = _live if out.is_terminal and not plain else _lines
+        show = _json if as_json else _live if out.is_terminal and not plain else _lines
         try:
             last = show(client, instance_id, depth, out)
         except KeyboardInterrupt:
@@ -86,5 +87,15 @@ def _lines(client: Client, instance_id: str, depth: int, out: Console) -> Instan
         stamp = datetime.now(UTC).astimezone().strftime("%H:%M:%S")
         for line in changes(tree, seen):
             out.print(f"{stamp} {line}", markup=False)
+    assert tree is not None  # there is at least one look
+    return tree
+
+
+def _json(client: Client, instance_id: str, depth: int, _: Console) -> InstanceProgress:
+    said = tree = None
+    for tree in _looks(client, instance_id, depth):
+        if (payload := tree.to_payload()) != said:
+            print_json(payload)
+            said = payload
     assert tree is not None  # there is at least one look
     return tree

@@ -39,12 +39,12 @@ def request_of(message: bytes) -> tuple[str, Context]:
 
 
 def test_a_failure_reported_twice_is_one_failure(bench: Any, backend: Backend) -> None:
-    task_id, request = opened(bench, "twice")
+    task_id, request = opened(bench, "twice", timeout=3000)
     for _ in range(2):
         backend.mark_as_failure(task_id, TimeLimitExceeded(3.0), request=request)
     (event,) = bench.inbox("twice")
     assert isinstance(event, TaskFailed)
-    assert "3 s" in event.failure.message
+    assert "its timeout of 3 s" in event.failure.message
 
 
 def test_a_retry_reported_twice_parks_once(bench: Any, backend: Backend) -> None:

@@ -219,6 +219,19 @@ def test_a_piped_watch_prints_changes_and_ends_with_the_instance(cli: Cli, url: 
     assert words == ["e-1 approve_expense Pending", "e-1 approve_expense Terminated"]
 
 
+def test_a_watch_as_json_is_one_tree_a_line(cli: Cli, url: str, hub: str) -> None:
+    cli("start", "approve_expense", "-i", EXPENSE, "--id", "e-1")
+    with Client(url, hub) as client:
+        ending = threading.Timer(0.4, client.terminate, ["e-1"])
+        ending.start()
+        code, out, _ = cli("watch", "e-1", "--json")
+        ending.join()
+    assert code == Exit.FAILED
+    trees = [json.loads(line) for line in out.splitlines()]
+    assert [tree["runtimeStatus"] for tree in trees] == ["Pending", "Terminated"]
+    assert trees[0]["children"] == []
+
+
 def test_purging_many_asks_first(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("e-1", "e-2", "e-3"):
         cli("start", "approve_expense", "--id", name)
