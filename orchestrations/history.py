@@ -23,6 +23,7 @@ import msgspec
 
 from .errors import Attempt, FailureDetails
 
+PAYLOAD_FIELDS = ("input", "result", "output", "value", "parts")  # the fields of events that hold payloads
 RULES = 1  # the number of the newest replay rule; recorded in every ExecutionStarted
 
 

@@ -12,12 +12,10 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from .errors import CodecError
-from .history import AnyEvent, GroupCompleted, PartOutcome
+from .history import PAYLOAD_FIELDS, AnyEvent, GroupCompleted, PartOutcome
 from .run import Payloads
 
 __all__ = ["Recording"]
-
-_TEXTS = ("input", "result", "output", "value", "parts")  # the fields of events that hold payloads
 
 
 class Recording(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -31,7 +29,7 @@ class Recording(msgspec.Struct, frozen=True, omit_defaults=True):
     def of(events: Sequence[AnyEvent], payloads: Payloads) -> Recording:
         """Record a history: everything that its events refer to is read from `payloads`."""
         groups = {e.seq: list(payloads.group(e.seq)) for e in events if isinstance(e, GroupCompleted)}
-        texts = [getattr(event, field, None) for event in events for field in _TEXTS]
+        texts = [getattr(event, field, None) for event in events for field in PAYLOAD_FIELDS]
         texts += [outcome.result for outcomes in groups.values() for outcome in outcomes]
         return Recording(list(events), {ref: payloads.text(ref) for ref in _references(texts)}, groups)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from celeriac.orchestrations.history import (
+    PAYLOAD_FIELDS,
     AnyEvent,
     ExecutionStarted,
     GroupCompleted,
@@ -19,7 +20,6 @@ from ..store.keys import Keys
 from .driving import Operation, ask
 
 CHUNK = 1000  # fields in one read
-TEXTS = ("input", "result", "output", "value", "parts")  # the fields of events that hold payloads
 
 
 def record(keys: Keys, events: Sequence[AnyEvent]) -> Operation[Recording]:
@@ -35,7 +35,7 @@ def record(keys: Keys, events: Sequence[AnyEvent]) -> Operation[Recording]:
     texts: dict[str, str] = {}
     results = [outcome.result for outcomes in groups.values() for outcome in outcomes]
     yield from _read(
-        keys, execution, [*(getattr(e, n, None) for e in events for n in TEXTS), *results], texts
+        keys, execution, [*(getattr(e, n, None) for e in events for n in PAYLOAD_FIELDS), *results], texts
     )
     calls = [
         part.input

@@ -19,6 +19,7 @@ import msgspec
 
 from celeriac.orchestrations.errors import PayloadTooLargeError
 from celeriac.orchestrations.history import (
+    PAYLOAD_FIELDS,
     AnyEvent,
     GroupCompleted,
     GroupScheduled,
@@ -28,7 +29,6 @@ from celeriac.orchestrations.history import (
 )
 
 PARTS_CHUNK = 1000
-_TEXTS = ("input", "result", "output", "value", "parts")  # the fields of events that hold payloads
 
 _parts_decoder = msgspec.json.Decoder(list[Part])
 _encoder = msgspec.json.Encoder()
@@ -110,7 +110,7 @@ def wants(events: Iterable[AnyEvent]) -> tuple[list[str], list[int]]:
         if type(event) is GroupCompleted:
             groups.append(event.seq)
             continue
-        for name in _TEXTS:
+        for name in PAYLOAD_FIELDS:
             text = getattr(event, name, None)
             if isinstance(text, str) and text.startswith("@"):
                 fields += fields_of(text)

@@ -67,6 +67,7 @@ def test_a_thousand_orders(fleet: Fleet, tmp_path: Path) -> None:
         end = time.monotonic() + 60
         while Counter(p.kind for p in client.workers()) != ROLES:
             assert time.monotonic() < end, "the processes did not come up"
+            time.sleep(0.05)
         for number in range(ORDERS):
             client.start("fulfil_order", order(number, database), instance_id=f"o-{number}")
         states = [client.wait(instance, timeout=180) for instance in wanted]
