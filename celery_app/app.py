@@ -56,7 +56,7 @@ def create_app(
         worker_boot.install(app, settings)
     _current = app  # before the user's modules, which may import it
     if load:
-        load_apps(settings.apps)
+        load_apps(settings.apps, settings.app_folder)
     register_activities(app, registry)
     return app
 
@@ -87,12 +87,14 @@ def worker_queues(app: Celery) -> tuple[str, ...]:
     return tuple(queue.name for queue in app.conf.task_queues)
 
 
-def load_apps(modules: Sequence[str]) -> list[ModuleType]:
-    """Import the user's modules, from the current folder too; a clear error says which one and why not."""
-    folder = os.getcwd()
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    return [_load(name, folder) for name in modules]
+def load_apps(modules: Sequence[str], app_folder: str = "") -> list[ModuleType]:
+    """Import the user's modules, from the current folder and `app_folder` too (in this order).
+
+    InvalidArgumentError says which one cannot be imported and why not.
+    """
+    folders = list(dict.fromkeys((os.getcwd(), os.path.abspath(app_folder))))
+    sys.path[:0] = [folder for folder in folders if folder not in sys.path]
+    return [_load(name, " and ".join(folders)) for name in modules]
 
 
 def _load(name: str, folder: str) -> ModuleType:

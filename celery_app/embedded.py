@@ -35,7 +35,7 @@ __all__ = [
     "EmbeddedRedis",
     "EmbeddedRedisError",
     "find_binary",
-    "find_dev_url",
+    "find_dev_record",
     "ping",
     "read_dev_record",
     "start",
@@ -270,13 +270,13 @@ def ping(url: str, timeout: float = 1.0) -> bool:
     return b"PONG" in reply
 
 
-def find_dev_url(folder: Path) -> str | None:
-    """The Redis that `celeriac dev` runs for `folder` or one above it, if it is alive and ours."""
+def find_dev_record(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """What `celeriac dev` noted for `folder` or one above it, and where, if its Redis is alive and ours."""
     for directory in (folder, *folder.parents):
         path = directory / DEV_FOLDER / DEV_FILE
         record = read_dev_record(path)
-        if record is not None and isinstance(url := record.get("url"), str) and ping(url):
-            return url
+        if record is not None and isinstance(url := record.get("redis_url"), str) and ping(url):
+            return path, record
     return None
 
 

@@ -5,7 +5,8 @@
 1. what the caller passes (`celeriac --redis ...`, `Client(redis_url=...)`),
 2. the variable `CELERIAC_<NAME>`, e.g. `CELERIAC_REDIS_URL`; `CELERIAC_APP` lists modules, comma-separated,
 3. the table `[tool.celeriac]` of the nearest `pyproject.toml`, in the current folder or above,
-4. for the Redis: the one that `celeriac dev` runs for this folder (`.celeriac/dev.json`), if it is alive,
+4. what `celeriac dev` notes for this folder (`.celeriac/dev.json`), while its Redis is alive: the Redis, and
+   beside that one the hub and the modules,
 5. the default.
 
 A bad value is refused with an `InvalidArgumentError` that names where it was read.
@@ -41,6 +42,7 @@ class Settings:
     redis_url: str = DEFAULT_REDIS_URL
     hub: str = DEFAULT_HUB  # name space in one Redis; every key starts with it
     apps: tuple[str, ...] = ()  # modules that define orchestrators and activities
+    app_folder: str = ""  # where Python looks for them beside the current folder; empty: only there
     queue: str = DEFAULT_QUEUE  # where activities go that name no queue
     max_payload: int = 8 * 2**20  # a larger value is refused
     aside_over: int = 64 * 2**10  # a larger payload is kept beside the history, compressed
@@ -64,9 +66,17 @@ class Settings:
 
     @classmethod
     def load(
-        cls, environ: Mapping[str, str] = os.environ, cwd: Path | None = None, **overrides: Any
+        cls,
+        environ: Mapping[str, str] = os.environ,
+        cwd: Path | None = None,
+        *,
+        beside_dev: bool = True,
+        **overrides: Any,
     ) -> Settings:
-        """The settings of this process. `overrides` win; one that is None counts as not given."""
+        """The settings of this process. `overrides` win; one that is None counts as not given.
+
+        With `beside_dev`, what nobody set is taken from the `celeriac dev` of the folder.
+        """
         folder = Path.cwd() if cwd is None else cwd
         values = _from_pyproject(folder) | _from_environ(environ)
         for name, value in overrides.items():
@@ -74,8 +84,9 @@ class Settings:
                 raise TypeError(f"Settings has no field {name!r}")
             if value is not None:
                 values[name] = tuple(value) if name == "apps" else value
-        if "redis_url" not in values:
-            values["redis_url"] = embedded.find_dev_url(folder) or DEFAULT_REDIS_URL
+        if beside_dev and "redis_url" not in values:
+            # Of another Redis the hub and modules of this one say nothing.
+            values = _from_dev(folder) | values
         return cls(**values)
 
     @staticmethod
@@ -195,6 +206,12 @@ def _check_apps(value: Any, where: str) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _check_folder(value: Any, where: str) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise _refuse(where, value, "it must be the path of a folder")
+    return value
+
+
 def _check_transport(value: Any, where: str) -> str:
     if value not in TRANSPORTS:
         raise _refuse(where, value, f"it must be one of {', '.join(TRANSPORTS)}")
@@ -231,6 +248,7 @@ _CHECKS: Final[dict[str, Callable[[Any, str], Any]]] = {
     "redis_url": _check_url,
     "hub": _check_name,
     "apps": _check_apps,
+    "app_folder": _check_folder,
     "queue": _check_name,
     "max_payload": _whole(1024),
     "aside_over": _whole(256),
@@ -280,7 +298,17 @@ def _read_pyproject(path: Path) -> dict[str, Any]:
             known = ", ".join("app" if n == "apps" else n for n in _CHECKS)
             raise InvalidArgumentError(f"{path}: [tool.celeriac] has no setting {key!r}; there are {known}")
         values[name] = _CHECKS[name](value, f"{path}: [tool.celeriac] {key}")
+    if "apps" in values or "app_folder" in values:
+        # The modules are where the file is, also for who stands in a folder below it.
+        values["app_folder"] = str((path.parent / values.get("app_folder", "")).absolute())
     return values
+
+
+def _from_dev(folder: Path) -> dict[str, Any]:
+    """What the living `celeriac dev` of this folder, or of one above, noted."""
+    path, record = embedded.find_dev_record(folder) or (Path(), {})
+    names = ("redis_url", "hub", "apps", "app_folder")
+    return {name: _CHECKS[name](record[name], f"{path}: {name}") for name in names if name in record}
 
 
 def _database(parts: SplitResult) -> str:

@@ -33,12 +33,12 @@ class Common:
     redis_url: str | None = None
     hub: str | None = None
 
-    def settings(self) -> Settings:
-        """The settings of this command."""
+    def settings(self, *, beside_dev: bool = True) -> Settings:
+        """The settings of this command; with `beside_dev` also what the folder's `celeriac dev` noted."""
         from celeriac.celery_app.settings import Settings
 
         apps = tuple(part.strip() for part in self.app.split(",") if part.strip()) if self.app else None
-        return Settings.load(redis_url=self.redis_url, hub=self.hub, apps=apps)
+        return Settings.load(beside_dev=beside_dev, redis_url=self.redis_url, hub=self.hub, apps=apps)
 
     @contextlib.contextmanager
     def client(self) -> Iterator[Client]:

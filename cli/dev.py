@@ -43,10 +43,10 @@ COLOURS: Final = ("cyan", "green", "magenta", "blue", "yellow", "bright_cyan", "
 def dev(common: Common, workers: int, orchestrators: int, concurrency: int, pool: str) -> None:
     """Run everything for this folder, a Redis included.
 
-    The data stays in .celeriac/ from run to run. In another terminal, in this folder, every
-    command finds this Redis without settings. Ctrl-C stops it all.
+    The data stays in .celeriac/ from run to run. In another terminal, in this folder or one
+    below, every command finds this Redis and your modules without settings. Ctrl-C stops it all.
     """
-    settings = common.settings()
+    settings = common.settings(beside_dev=False)
     if not settings.apps:
         settings = settings.with_apps(EXAMPLES)
     folder = _prepare_folder(Path.cwd())
@@ -203,7 +203,14 @@ def _redis(
 def _write_record(folder: Path, settings: Settings, redis: EmbeddedRedis) -> None:
     from celeriac.celery_app import embedded
 
-    record = {"url": redis.url, "pid": os.getpid(), "redis_pid": redis.pid, "hub": settings.hub}
+    record = {
+        "redis_url": redis.url,
+        "hub": settings.hub,
+        "apps": list(settings.apps),
+        "app_folder": settings.app_folder or str(folder.parent),
+        "pid": os.getpid(),
+        "redis_pid": redis.pid,
+    }
     embedded.write_dev_record(folder / "dev.json", record)
 
 

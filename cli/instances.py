@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +27,7 @@ from .exits import Exit
 
 if TYPE_CHECKING:
     from celeriac.celery_app.client.sync import Client, OrchestrationState
+    from celeriac.celery_app.settings import Settings
 
 STATUSES = ("Pending", "Running", "Suspended", "Completed", "Failed", "Terminated", "Cancelled")
 
@@ -86,7 +86,7 @@ def start(
         raise click.UsageError("--timeout needs --wait")
     start_at = start_time(at, delay)
     with common.client() as client:
-        _load_modules(client.settings.apps)
+        _load_modules(common, client.settings)
         started = client.start(
             name,
             given.value if given else None,
@@ -107,15 +107,24 @@ def start(
     return Exit.OK
 
 
-def _load_modules(apps: Sequence[str]) -> None:
-    """Import the modules of --app: they know the names, and the type that an input has to fit."""
-    if not apps:
+def _load_modules(common: Common, settings: Settings) -> None:
+    """Import the modules: they know the names, and the type that an input has to fit.
+
+    Those that only a running `celeriac dev` names need not be importable here: that is a warning.
+    """
+    if not settings.apps:
         return
     from celeriac.celery_app.app import load_apps
+    from celeriac.orchestrations.errors import InvalidArgumentError
 
-    # What a module prints must not mix with the id that we print.
-    with contextlib.redirect_stdout(sys.stderr):
-        load_apps(apps)
+    try:
+        # What a module prints must not mix with the id that we print.
+        with contextlib.redirect_stdout(sys.stderr):
+            load_apps(settings.apps, settings.app_folder)
+    except InvalidArgumentError as error:
+        if common.settings(beside_dev=False).apps:
+            raise
+        warn(f"the input is not checked here, only by `celeriac dev`: {error}")
 
 
 def warn_if_idle(client: Client) -> None:

@@ -11,15 +11,13 @@ import re
 import signal
 import struct
 import subprocess
-import sys
 import termios
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from spoken import COMMAND, PATIENCE, Spoken, clean_environment, gone, until
 
 from celeriac.cli.exits import Exit
 
@@ -45,60 +43,24 @@ async def slowly(ctx: OrchestrationContext, x: int) -> int:
 async def broken(ctx: OrchestrationContext) -> None:
     raise ValueError("on purpose")
 """
-COMMAND = [sys.executable, "-m", "celeriac.cli.main"]
-PATIENCE = 40.0
 
 
-class Dev:
-    """A running `celeriac dev` and everything it prints."""
+class Dev(Spoken):
+    """A running `celeriac dev`, and commands in other terminals of its folder."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
-        self.folder = folder
-        self.lines: list[str] = []
-        self._news = threading.Condition()
-        environ = {k: v for k, v in os.environ.items() if not k.startswith("CELERIAC_")}
-        self.process = subprocess.Popen(
-            [*COMMAND, "dev", *arguments], cwd=folder, env=environ, text=True, start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            with self._news:
-                self.lines.append(line.rstrip("\n"))
-                self._news.notify_all()
-
-    def until(self, *words: str) -> None:
-        """Wait until it has printed a line with all of these words."""
-
-        def there() -> bool:
-            return any(all(word in line for word in words) for line in self.lines)
-
-        with self._news:
-            assert self._news.wait_for(there, PATIENCE), f"no line with {words} in\n" + "\n".join(self.lines)
-
-    def cli(self, *argv: str) -> tuple[int, str, str]:
-        """A command in another terminal of the same folder, without any settings."""
-        environ = {k: v for k, v in os.environ.items() if not k.startswith("CELERIAC_")}
+    def cli(self, *argv: str, below: Path | None = None) -> tuple[int, str, str]:
+        """A command in another terminal of the same folder (or one below it), without any settings."""
         ran = subprocess.run(
-            [*COMMAND, *argv],
-            cwd=self.folder,
-            env=environ,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+            [*COMMAND, *argv], cwd=below or self.folder, env=clean_environment(),
+            capture_output=True, text=True, timeout=PATIENCE, check=False,
+        )  # fmt: skip
         return ran.returncode, ran.stdout, ran.stderr
 
     def terminal(self, *argv: str) -> str:
         """The same in a real terminal of 80 columns; what it printed, escape sequences and all."""
         ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-        environ = {k: v for k, v in os.environ.items() if not k.startswith("CELERIAC_")} | {"TERM": "xterm"}
+        environ = clean_environment() | {"TERM": "xterm"}
         ran = subprocess.Popen(
             [*COMMAND, *argv], cwd=self.folder, env=environ, stdin=theirs, stdout=theirs, stderr=theirs
         )
@@ -117,16 +79,6 @@ class Dev:
         assert code == 0, err
         return json.loads(out)
 
-    def stop(self, signum: signal.Signals = signal.SIGINT) -> int:
-        """Stop it as a person would; its exit code."""
-        if self.process.poll() is None:
-            self.process.send_signal(signum)
-        code = self.process.wait(PATIENCE)
-        self._reader.join(PATIENCE)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-        return code
-
 
 Start = Callable[..., Dev]
 
@@ -138,29 +90,13 @@ def start(tmp_path: Path) -> Iterator[Start]:
     started: list[Dev] = []
 
     def begin(*arguments: str) -> Dev:
-        dev = Dev(tmp_path, *arguments)
+        dev = Dev(tmp_path, "dev", *arguments)
         started.append(dev)
         return dev
 
     yield begin
     for dev in started:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(dev.process.pid, signal.SIGKILL)
-        dev.stop()
-
-
-def _gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
-
-
-def _await(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+        dev.put_down()
 
 
 def test_a_day_in_the_life(start: Start, tmp_path: Path) -> None:
@@ -174,6 +110,7 @@ def test_a_day_in_the_life(start: Start, tmp_path: Path) -> None:
     code, out, _ = dev.cli("start", "broken", "--wait", "--json", "--timeout", "30s")
     assert code == Exit.FAILED
     assert json.loads(out)["failure"]["message"] == "on purpose"
+    _refused_beside_it(dev, tmp_path)
     code, out, _ = dev.cli("history", "d-1")
     assert "GroupCompleted" in out
     assert dev.cli("doctor")[0] == 0
@@ -204,14 +141,38 @@ def test_a_day_in_the_life(start: Start, tmp_path: Path) -> None:
 
     pids = [process["pid"] for process in dev.processes()]
     assert dev.stop() == 0
-    assert all(_gone(pid) for pid in pids)
+    assert all(gone(pid) for pid in pids)
     assert not (tmp_path / ".celeriac" / "dev.json").exists()
-    assert dev.cli("list", "--redis", note["url"])[0] == Exit.NO_REDIS
+    assert dev.cli("list", "--redis", note["redis_url"])[0] == Exit.NO_REDIS
 
     dev = start("--app", "sums", "--workers", "0")
     dev.until("Ready.")
     assert dev.cli("status", "s-1")[0] == 0, "the data is kept between runs"
     assert dev.stop(signal.SIGTERM) == 0
+
+
+def _refused_beside_it(dev: Dev, folder: Path) -> None:
+    """In the other terminal, without settings: the modules are found, so a start is checked against them."""
+    below = folder / "deep" / "er"
+    below.mkdir(parents=True)
+    for place in (folder, below):
+        code, out, err = dev.cli("start", "doubled", "-i", '["x"]', "--id", "wrong", below=place)
+        assert (code, out) == (Exit.USAGE, ""), err
+        assert "the input does not fit orchestrator 'doubled'" in err
+        code, _, err = dev.cli("start", "double", below=place)
+        assert code == Exit.UNKNOWN_NAME
+        assert "did you mean 'doubled'?" in err
+    assert dev.cli("status", "wrong")[0] == Exit.NOT_FOUND
+    module = folder / "sums.py"
+    module.write_text("import celeriac.activitys\n")  # as it is while somebody writes
+    try:
+        assert dev.cli("status", "d-1", below=below)[0] == 0
+        code, out, err = dev.cli("start", "doubled", "-i", "[1]", "--wait", "--json", below=below)
+    finally:
+        module.write_text(MODULE)
+    assert (code, json.loads(out)["output"]) == (0, [2])
+    assert "Warning: the input is not checked here" in err
+    assert "celeriac.activitys" in err
 
 
 def test_nothing_outlives_a_killed_dev(start: Start) -> None:
@@ -220,7 +181,7 @@ def test_nothing_outlives_a_killed_dev(start: Start) -> None:
     pids = [process["pid"] for process in dev.processes()]
     assert len(pids) == 2
     dev.process.kill()
-    _await(lambda: all(_gone(pid) for pid in pids))
+    until(lambda: all(gone(pid) for pid in pids))
     dev = start("--app", "sums", "--workers", "0")
     dev.until("Ready.")
     assert dev.stop() == 0

@@ -36,6 +36,7 @@ def test_each_source_wins_over_the_next(tmp_path: Path) -> None:
     assert settings.apps == ("m.one", "m.two")
     assert settings.queue == "q", "an empty variable counts as not set"
     assert (settings.window, settings.lease) == (7, 20.0)
+    assert settings.app_folder == str(tmp_path), "modules are found from a folder below, too"
 
 
 def test_the_nearest_pyproject_is_the_one(tmp_path: Path) -> None:
@@ -144,11 +145,26 @@ def test_the_dev_redis_of_the_folder_is_found_only_while_it_lives(tmp_path: Path
     below = tmp_path / "src"
     below.mkdir()
     with embedded.start(tmp_path / "r") as redis:
-        embedded.write_dev_record(note, {"url": redis.url, "pid": 1})
-        assert json.loads(note.read_text())["url"] == redis.url
+        embedded.write_dev_record(
+            note,
+            {
+                "redis_url": redis.url,
+                "hub": "other",
+                "apps": ["flows"],
+                "app_folder": str(tmp_path),
+                "pid": 1,
+            },
+        )
+        assert json.loads(note.read_text())["redis_url"] == redis.url
         assert Settings.load({}, tmp_path).redis_url == redis.url
         assert Settings.load({}, below).redis_url == redis.url
-        assert Settings.load({"CELERIAC_REDIS_URL": "redis://h"}, tmp_path).redis_url == "redis://h"
+        found = Settings.load({}, below)
+        assert (found.hub, found.apps, found.app_folder) == ("other", ("flows",), str(tmp_path))
+        assert Settings.load({"CELERIAC_HUB": "mine"}, below, apps=["own"]).apps == ("own",)
+        assert Settings.load({"CELERIAC_HUB": "mine"}, below).hub == "mine"
+        assert Settings.load({}, below, beside_dev=False) == Settings()
+        elsewhere = Settings.load({"CELERIAC_REDIS_URL": "redis://h"}, tmp_path)
+        assert elsewhere == Settings(redis_url="redis://h"), "nothing of another Redis"
     assert Settings.load({}, tmp_path).redis_url == DEFAULT_REDIS_URL
     note.write_text("not json")
     assert Settings.load({}, tmp_path).redis_url == DEFAULT_REDIS_URL

@@ -30,7 +30,7 @@ def test_every_setting_with_its_default() -> None:
     for field in fields(Settings):
         value = getattr(Settings(), field.name)
         shown = f"{value:g}" if isinstance(value, float) else str(value)
-        assert documented[field.name][1] == (shown if value != () else "none")
+        assert documented[field.name][1] == (shown if value not in ((), "") else "none")
 
 
 def test_every_command() -> None:
