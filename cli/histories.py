@@ -85,8 +85,9 @@ def _about(event: AnyEvent, names: dict[int | None, str]) -> str:
 
 def _detail(event: AnyEvent) -> str:
     match event:
-        case kinds.ExecutionStarted(name=name, version=version, input=text):
-            return " ".join(part for part in (name, version, _payload(text)) if part)
+        case kinds.ExecutionStarted(name=name, version=version, input=text, reason=reason):
+            why = f"(restarted: {reason})" if reason else ""
+            return " ".join(part for part in (name, version, _payload(text), why) if part)
         case kinds.GroupScheduled(size=size):
             return f"{size} parts"
         case kinds.GroupCompleted(failed=failed):

@@ -41,7 +41,12 @@ reason_option = click.option("--reason", default="", metavar="TEXT", help="Kept 
 @click.command()
 @click.argument("name")
 @input_option
-@click.option("--id", "instance_id", metavar="ID", help="The instance's id; a random one otherwise.")
+@click.option(
+    "--id",
+    "instance_id",
+    metavar="ID",
+    help="The instance's id; a random one otherwise. A finished instance with it is replaced.",
+)
 @click.option("--version", metavar="V", help="This version of the orchestrator; the newest otherwise.")
 @click.option(
     "--tag", "tags", metavar="KEY=VALUE", multiple=True, callback=parse_tags, help="May be repeated."
@@ -206,7 +211,7 @@ def list_(
             page = client.list(limit=limit, cursor=cursor, **conditions)
             states, cursor = page.items, page.cursor
         if as_json:
-            print_json([state.to_payload() for state in states])
+            print_json({"instances": [state.to_payload() for state in states], "cursor": cursor or None})
         elif states:
             from . import render
 
@@ -215,7 +220,7 @@ def list_(
             click.echo(
                 "No instances." if not any(conditions.values()) else "No instances meet this.", err=True
             )
-        if cursor:
+        if cursor and not as_json:
             click.echo(f"There are more: --cursor {cursor}, or --all", err=True)
 
 
@@ -274,8 +279,8 @@ def raise_event(
     click.echo(f"Event {name} sent to {instance_id}.", err=True)
 
 
-def _verb(name: str, done: str, text: str) -> click.Command:
-    """A command that does one thing to one instance."""
+def _verb(name: str, done: str, text: str, same: str = "") -> click.Command:
+    """A command that does one thing to one instance; `same` is said when nothing changed."""
 
     @click.command(name=name, help=text)
     @click.argument("instance_id", metavar="ID")
@@ -283,15 +288,22 @@ def _verb(name: str, done: str, text: str) -> click.Command:
     @pass_common
     def command(common: Common, instance_id: str, reason: str) -> None:
         with common.client() as client:
-            getattr(client, name)(instance_id, reason)
-        click.echo(f"{instance_id}: {done}.", err=True)
+            changed = getattr(client, name)(instance_id, reason)
+        click.echo(f"{instance_id}: {same if changed is False else done}.", err=True)
 
     return command
 
 
-suspend = _verb("suspend", "suspended", "Hold an instance: what arrives is kept until resume.")
-resume = _verb("resume", "resumed", "Let a suspended instance go on.")
-cancel = _verb("cancel", "asked to cancel", "Ask an instance to stop; its code can undo what it did.")
+suspend = _verb(
+    "suspend", "suspended", "Hold an instance: what arrives is kept until resume.", "was suspended already"
+)
+resume = _verb("resume", "resumed", "Let a suspended instance go on.", "was not suspended")
+cancel = _verb(
+    "cancel",
+    "asked to cancel",
+    "Ask an instance to stop; its code can undo what it did.",
+    "was asked to cancel already",
+)
 terminate = _verb("terminate", "terminated", "End an instance at once, its children too.")
 
 
@@ -299,13 +311,17 @@ terminate = _verb("terminate", "terminated", "End an instance at once, its child
 @click.argument("instance_id", metavar="ID")
 @click.option("--new-id", is_flag=True, help="Under a new, random id.")
 @click.option("--as", "other_id", metavar="ID", help="Under this id.")
+@reason_option
 @pass_common
-def restart(common: Common, instance_id: str, new_id: bool, other_id: str | None) -> None:
-    """Run a finished instance again; prints the id."""
+def restart(common: Common, instance_id: str, new_id: bool, other_id: str | None, reason: str) -> None:
+    """Run a finished instance again; prints the id.
+
+    Under its own id the finished run, its output and its history are replaced.
+    """
     if new_id and other_id:
         raise click.UsageError("--new-id and --as exclude each other")
     with common.client() as client:
-        click.echo(client.restart(instance_id, other_id or new_id))
+        click.echo(client.restart(instance_id, other_id or new_id, reason))
 
 
 @click.command()
@@ -318,6 +334,9 @@ def restart(common: Common, instance_id: str, new_id: bool, other_id: str | None
 @click.option("--to", "created_to", type=Moment(), help="Created before.")
 @click.option("--all", "everything", is_flag=True, help="Every finished instance.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option(
+    "--reason", default="", metavar="TEXT", help="Said with the result: nothing stays that could keep it."
+)
 @pass_common
 def purge(
     common: Common,
@@ -325,6 +344,7 @@ def purge(
     statuses: tuple[str, ...],
     everything: bool,
     yes: bool,
+    reason: str,
     **conditions: Any,
 ) -> None:
     """Remove finished instances.
@@ -342,8 +362,12 @@ def purge(
     if everything:
         conditions["status"] = STATUSES[3:]
     with common.client() as client:
-        count = client.purge(instance_id, **conditions) if instance_id else client.purge(**conditions)
-    click.echo(f"Removed {count} instance{'' if count == 1 else 's'}.", err=True)
+        if instance_id:
+            count = client.purge(instance_id, reason=reason)
+        else:
+            count = client.purge(**conditions, reason=reason)
+    said = f"Removed {count} instance{'' if count == 1 else 's'}"
+    click.echo(f"{said}: {reason}" if reason else f"{said}.", err=True)
 
 
 COMMANDS = (

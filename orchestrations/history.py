@@ -54,6 +54,7 @@ class ExecutionStarted(Event, tag=1, frozen=True):
     parent: str = ""  # parent instance id
     tags: dict[str, str] = {}
     run: int = 0  # how often this instance has continued as new
+    reason: str = ""  # of a restart
     rules: int = RULES
 
 

@@ -21,8 +21,9 @@ from ..settings import Settings
 from ..store import AsyncStore
 from ..store.endings import endings_of
 from .driving import Operation, drive_async
-from .operations import Operations, StatusFilter
+from .operations import Operations
 from .progress import InstanceProgress, ProcessInfo, Served
+from .querying import StatusFilter
 from .queues import PoisonMessage, QueueSizes
 from .starting import OnConflict
 from .state import OrchestrationState, Page
@@ -85,8 +86,9 @@ class AsyncClient:
         """Start an instance, by the name of its orchestrator or the function itself; returns its id.
 
         An id that still runs is refused (InstanceExistsError) unless `on_conflict` says "use_existing" or
-        "terminate_existing"; one that has finished is replaced. Under one `idempotency_key` only the first
-        call starts anything, and the others return its id. `start_at` delays the start.
+        "terminate_existing". One that has finished is replaced: its state, output and history are gone, so
+        use an id of its own for each thing you want to look up later. Under one `idempotency_key` only the
+        first call starts anything, and the others return its id. `start_at` delays the start.
         """
         return await self.run(
             self.operations.start(
@@ -196,25 +198,32 @@ class AsyncClient:
         """Send an event to a running instance; with a `dedup_key`, once however often this is called."""
         await self.run(self.operations.raise_event(instance_id, name, data, dedup_key=dedup_key))
 
-    async def suspend(self, instance_id: str, reason: str = "") -> None:
-        """Stop applying anything but resume, cancel and terminate until `resume`."""
-        await self.run(self.operations.suspend(instance_id, reason))
+    async def suspend(self, instance_id: str, reason: str = "") -> bool:
+        """Stop applying anything but resume, cancel and terminate. False: it was suspended already."""
+        return await self.run(self.operations.suspend(instance_id, reason))
 
-    async def resume(self, instance_id: str, reason: str = "") -> None:
-        """Let a suspended instance go on."""
-        await self.run(self.operations.resume(instance_id, reason))
+    async def resume(self, instance_id: str, reason: str = "") -> bool:
+        """Let a suspended instance go on. False: it was not suspended, and nothing changed."""
+        return await self.run(self.operations.resume(instance_id, reason))
 
-    async def cancel(self, instance_id: str, reason: str = "") -> None:
-        """Raise OrchestrationCancelledError in the orchestrator, so that its code can compensate."""
-        await self.run(self.operations.cancel(instance_id, reason))
+    async def cancel(self, instance_id: str, reason: str = "") -> bool:
+        """Raise OrchestrationCancelledError in the orchestrator, so that its code can compensate.
+
+        False: a cancellation was on its way already, with its own reason.
+        """
+        return await self.run(self.operations.cancel(instance_id, reason))
 
     async def terminate(self, instance_id: str, reason: str = "") -> None:
         """End the instance at once, whatever it is doing; its children too, unless they were abandoned."""
         await self.run(self.operations.terminate(instance_id, reason))
 
-    async def restart(self, instance_id: str, new_id: bool | str = False) -> str:
-        """Run a finished instance again with its input: under its own id, a fresh one (True), or yours."""
-        return await self.run(self.operations.restart(instance_id, new_id))
+    async def restart(self, instance_id: str, new_id: bool | str = False, reason: str = "") -> str:
+        """Run a finished instance again with its input: under its own id, a fresh one (True), or yours.
+
+        Under its own id the finished run, its output and its history are replaced. The `reason` is in the
+        new run's `state.reason` and in the first event of its history.
+        """
+        return await self.run(self.operations.restart(instance_id, new_id, reason))
 
     async def purge(
         self,
@@ -226,14 +235,16 @@ class AsyncClient:
         created_to: datetime | None = None,
         prefix: str | None = None,
         tag: str | None = None,
+        reason: str = "",
     ) -> int:
         """Remove a finished instance with its children, or all finished ones that meet the conditions.
 
         Returns how many instances were removed. Children are those of the current run: those that an
         instance started before a continue-as-new stay, and are removed by their own id or by conditions.
+        Nothing of what is removed stays in Redis, so the `reason` goes to the log (`celeriac.client`, INFO).
         """
         return await self.run(
-            self.operations.purge(
+            self.operations.purging.purge(
                 instance_id,
                 status=status,
                 name=name,
@@ -241,6 +252,7 @@ class AsyncClient:
                 created_to=created_to,
                 prefix=prefix,
                 tag=tag,
+                reason=reason,
             )
         )
 

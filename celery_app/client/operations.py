@@ -7,15 +7,14 @@ this Redis has been found suitable.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from celeriac.orchestrations.errors import (
     FailureDetails,
-    InstanceNotEndedError,
     InstanceNotFoundError,
     InvalidArgumentError,
 )
@@ -23,7 +22,6 @@ from celeriac.orchestrations.history import (
     AnyEvent,
     EventRaised,
     ExecutionStarted,
-    SubOrchestrationInstanceCreated,
     decode_event,
 )
 from celeriac.orchestrations.recording import Recording
@@ -31,21 +29,20 @@ from celeriac.orchestrations.registry import Registry
 
 from ..settings import Settings
 from ..store import GoneError, Keys, instances, payloads, server, views
-from ..store.records import InstanceRecord, Query, StartReply, open_text
+from ..store.records import InstanceRecord, StartReply, open_text
 from . import recorder
 from . import validation as check
 from .driving import Operation, ask, ask_all, resumed
 from .inspection import Inspection
+from .purging import Purging
+from .querying import StatusFilter, query_of
 from .queues import Queues
 from .starting import OnConflict, Orchestrator, Starting
-from .state import FINAL, OrchestrationState, Page, Status, millis, moment
-
-StatusFilter: TypeAlias = "Status | str | Iterable[Status | str] | None"
+from .state import OrchestrationState, Page, Status, moment
 
 R = TypeVar("R")
 
 CHUNK = 1000  # history events read at once
-PURGE_CHUNK = 100
 
 _failures = msgspec.json.Decoder(FailureDetails)
 
@@ -60,6 +57,7 @@ class Operations:
         self.inspection = Inspection(self.keys, self.get)
         self.starting = Starting(settings, registry, self.inspection.served)
         self.queues = Queues(self.keys, settings, self.starting)
+        self.purging = Purging(self.keys)
 
     def checked(self, operation: Operation[R]) -> Operation[R]:
         """The operation; the first one of a client first makes sure that this Redis may be used at all.
@@ -149,7 +147,7 @@ class Operations:
         """See Client.list."""
         if not 1 <= limit <= 1000:
             raise InvalidArgumentError(f"limit is 1 to 1000, not {limit}")
-        query = _query(status, name, created_from, created_to, prefix, tag)
+        query = query_of(status, name, created_from, created_to, prefix, tag)
         found: list[InstanceRecord] = []
         while True:
             page = yield from ask(views.list_instances(self.keys, query, limit - len(found), cursor))
@@ -206,17 +204,20 @@ class Operations:
         event = open_text(EventRaised(name=name, input=text))
         yield from ask(instances.raise_event(self.keys, instance_id, event, dedup_key or "", aside))
 
-    def suspend(self, instance_id: str, reason: str = "") -> Operation[None]:
+    def suspend(self, instance_id: str, reason: str = "") -> Operation[bool]:
         """See Client.suspend."""
-        yield from ask(instances.suspend(self.keys, check.check_id(instance_id), check.check_reason(reason)))
+        check.check_id(instance_id)
+        return (yield from ask(instances.suspend(self.keys, instance_id, check.check_reason(reason))))
 
-    def resume(self, instance_id: str, reason: str = "") -> Operation[None]:
+    def resume(self, instance_id: str, reason: str = "") -> Operation[bool]:
         """See Client.resume."""
-        yield from ask(instances.resume(self.keys, check.check_id(instance_id), check.check_reason(reason)))
+        check.check_id(instance_id)
+        return (yield from ask(instances.resume(self.keys, instance_id, check.check_reason(reason))))
 
-    def cancel(self, instance_id: str, reason: str = "") -> Operation[None]:
+    def cancel(self, instance_id: str, reason: str = "") -> Operation[bool]:
         """See Client.cancel."""
-        yield from ask(instances.cancel(self.keys, check.check_id(instance_id), check.check_reason(reason)))
+        check.check_id(instance_id)
+        return (yield from ask(instances.cancel(self.keys, instance_id, check.check_reason(reason))))
 
     def terminate(self, instance_id: str, reason: str = "") -> Operation[None]:
         """See Client.terminate."""
@@ -224,7 +225,7 @@ class Operations:
             instances.terminate(self.keys, check.check_id(instance_id), check.check_reason(reason))
         )
 
-    def restart(self, instance_id: str, new_id: bool | str = False) -> Operation[str]:
+    def restart(self, instance_id: str, new_id: bool | str = False, reason: str = "") -> Operation[str]:
         """See Client.restart."""
         check.check_id(instance_id)
         target = instance_id
@@ -232,107 +233,8 @@ class Operations:
             target = check.check_id(new_id)
         elif new_id:
             target = secrets.token_hex(16)
-        reply = yield from ask(instances.restart(self.keys, instance_id, target))
+        reply = yield from ask(instances.restart(self.keys, instance_id, target, check.check_reason(reason)))
         return reply.instance
-
-    def purge(
-        self,
-        instance_id: str | None = None,
-        *,
-        status: StatusFilter = None,
-        name: str | None = None,
-        created_from: datetime | None = None,
-        created_to: datetime | None = None,
-        prefix: str | None = None,
-        tag: str | None = None,
-    ) -> Operation[int]:
-        """See Client.purge."""
-        conditions = (status, name, created_from, created_to, prefix, tag)
-        if instance_id is not None:
-            if any(condition is not None for condition in conditions):
-                raise InvalidArgumentError("purge takes an instance id or conditions, not both")
-            return (yield from self._purge_one(check.check_id(instance_id)))
-        if all(condition is None for condition in conditions):
-            raise InvalidArgumentError(
-                "purge wants an instance id or at least one condition (status, name, created_from, "
-                "created_to, prefix, tag); to remove every finished instance, name the statuses"
-            )
-        query = _query(status, name, created_from, created_to, prefix, tag)
-        final = tuple(s for s in query.status or sorted(FINAL) if s in FINAL)
-        if not final:
-            raise InvalidArgumentError(
-                f"only finished instances can be purged, not {', '.join(query.status)}"
-            )
-        return (yield from self._purge_all(msgspec.structs.replace(query, status=final)))
-
-    def _purge_one(self, instance_id: str) -> Operation[int]:
-        """Children first, so that an interrupted purge can be repeated. A child that still runs stays."""
-        record = yield from ask(views.get(self.keys, instance_id))
-        removed = 0
-        if Status(record.status).is_final:
-            for child in (yield from self._children(instance_id)):
-                try:
-                    below = yield from ask(views.get(self.keys, child))
-                    if below.parent == instance_id and Status(below.status).is_final:
-                        removed += yield from self._purge_one(child)
-                except InstanceNotFoundError:
-                    continue
-        removed += yield from ask(instances.purge(self.keys, instance_id))
-        return removed
-
-    def _children(self, instance_id: str) -> Operation[list[str]]:
-        """Those of the current run: the history of a run before a continue-as-new is gone."""
-        events = yield from self.history(instance_id)
-        return [e.instance for e in events if isinstance(e, SubOrchestrationInstanceCreated)]
-
-    def _purge_all(self, query: Query) -> Operation[int]:
-        removed, cursor = 0, ""
-        while True:
-            page = yield from ask(views.list_instances(self.keys, query, cursor=cursor, limit=PURGE_CHUNK))
-            for summary in page.items:
-                try:
-                    removed += yield from self._purge_one(summary.instance)
-                except (InstanceNotFoundError, InstanceNotEndedError):
-                    continue  # purged with its parent, or started anew, meanwhile
-            cursor = page.cursor
-            if not cursor:  # a page may be empty and yet have more after it
-                return removed
-
-
-def _statuses(status: StatusFilter) -> tuple[Status, ...]:
-    if status is None:
-        return ()
-    given = [status] if isinstance(status, str) else list(status)
-    by_name = {s.value.lower(): s for s in Status} | {"canceled": Status.CANCELLED}
-    for one in given:
-        if str(one).lower() not in by_name:
-            raise InvalidArgumentError(
-                f"no status {str(one)!r}; there are {', '.join(s.value for s in Status)}"
-            )
-    return tuple(dict.fromkeys(by_name[str(one).lower()] for one in given))
-
-
-def _query(
-    status: StatusFilter,
-    name: str | None,
-    created_from: datetime | None,
-    created_to: datetime | None,
-    prefix: str | None,
-    tag: str | None,
-) -> Query:
-    for what, when in (("created_from", created_from), ("created_to", created_to)):
-        if when is not None and not isinstance(when, datetime):
-            raise InvalidArgumentError(f"{what} is a datetime, not {type(when).__name__}")
-    if tag is not None and "=" not in tag:
-        raise InvalidArgumentError(f"a tag condition is written key=value, not {tag!r}")
-    return Query(
-        status=tuple(s.value for s in _statuses(status)),
-        name=name or "",
-        created_from=0 if created_from is None else millis(created_from),
-        created_to=0 if created_to is None else millis(created_to),
-        prefix=prefix or "",
-        tag=tag or "",
-    )
 
 
 def _input(record: InstanceRecord) -> str | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from celeriac.orchestrations.errors import Attempt
 
-from .state import OrchestrationState, iso
+from .state import OrchestrationState, attempt_payload, iso
 
 
 class StepState(StrEnum):
@@ -121,7 +121,7 @@ def _plain(value: Any) -> dict[str, Any]:
         if isinstance(content, datetime):
             content = iso(content)
         elif isinstance(content, tuple):
-            content = [{"number": a.number, "error": f"{a.error_type}: {a.message}"} for a in content]
+            content = [attempt_payload(attempt) for attempt in content]
         head, *rest = field.name.split("_")
         plain[head + "".join(map(str.title, rest))] = content
     return plain

@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Any, Generic, TypeVar, overload
 
 from celeriac.orchestrations import codec
-from celeriac.orchestrations.errors import CeleriacError, FailureDetails
+from celeriac.orchestrations.errors import Attempt, CeleriacError, FailureDetails
 
 T = TypeVar("T")
 
@@ -142,7 +142,7 @@ class OrchestrationState:
             "lastUpdatedTime": iso(self.updated_at),
             "tags": dict(self.tags),
             "parentInstanceId": self.parent_id,
-            "failure": None if self.failure is None else codec.decode(codec.encode(self.failure)),
+            "failure": None if self.failure is None else failure_payload(self.failure),
             "historyLength": self.history_length,
         }
         if self.waiting:
@@ -152,6 +152,32 @@ class OrchestrationState:
         if self.reason:
             payload["reason"] = self.reason
         return payload
+
+
+def failure_payload(failure: FailureDetails) -> dict[str, Any]:
+    """A failure as JSON values, named as in the payloads of Durable Functions; inner ones included."""
+    return {
+        "errorType": failure.error_type,
+        "message": failure.message,
+        "stackTrace": failure.stack_trace,
+        "inner": None if failure.inner is None else failure_payload(failure.inner),
+        "properties": codec.decode(codec.encode(failure.properties)),
+        "attempts": [attempt_payload(attempt) for attempt in failure.attempts],
+    }
+
+
+def attempt_payload(attempt: Attempt) -> dict[str, Any]:
+    """A failed attempt as JSON values; `delay` (ms until the next one) only where another followed."""
+    payload: dict[str, Any] = {
+        "number": attempt.number,
+        "errorType": attempt.error_type,
+        "message": attempt.message,
+    }
+    if attempt.at:
+        payload["at"] = iso(moment(attempt.at))
+    if attempt.delay:
+        payload["delay"] = attempt.delay
+    return payload
 
 
 def iso(moment: datetime) -> str:

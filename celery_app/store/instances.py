@@ -87,12 +87,15 @@ def purge(keys: Keys, instance: str, now: int = 0) -> Call[bool]:
     return script("purge").call(keys, instance=instance, now=now, decode=_done)
 
 
-def restart(keys: Keys, instance: str, new_id: str = "", now: int = 0) -> Call[StartReply]:
+def restart(keys: Keys, instance: str, new_id: str = "", reason: str = "", now: int = 0) -> Call[StartReply]:
     """Start a finished instance again with the same input, under the same id or a new one.
+
+    The `reason` is in the new record and in the new run's first event.
 
     InstanceNotFoundError, InstanceNotEndedError; InstanceExistsError when `new_id` runs.
     """
     return script("restart").call(
-        keys, instance=instance, new_id=new_id or instance, execution=new_execution(), now=now,
+        keys, instance=instance, new_id=new_id or instance, execution=new_execution(), reason=reason,
+        now=now,
         decode=_start_reply, idempotent=True,
     )  # fmt: skip

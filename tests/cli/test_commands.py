@@ -148,11 +148,15 @@ def test_status_list_and_history(cli: Cli) -> None:
         (["--all"], ["o-1", "e-1"]),
     ):
         code, out, _ = cli("list", "--json", *filters)
-        assert [entry["instanceId"] for entry in json.loads(out)] == ids, filters
+        page = json.loads(out)
+        assert [entry["instanceId"] for entry in page["instances"]] == ids, filters
+        assert page["cursor"] is None
     code, out, err = cli("list", "--limit", "1", "--json")
-    assert len(json.loads(out)) == 1
-    cursor = err.split("--cursor ")[1].split(",")[0]
-    assert json.loads(cli("list", "--json", "--cursor", cursor)[1])[0]["instanceId"] == "e-1"
+    page = json.loads(out)
+    assert ([entry["instanceId"] for entry in page["instances"]], err) == (["o-1"], "")
+    page = json.loads(cli("list", "--json", "--cursor", page["cursor"])[1])
+    assert [entry["instanceId"] for entry in page["instances"]] == ["e-1"]
+    assert "There are more: --cursor" in cli("list", "--limit", "1")[2]
     assert "No history yet" in cli("history", "e-1")[1]
     assert json.loads(cli("history", "e-1", "--json")[1]) == []
 
@@ -184,6 +188,26 @@ def test_an_instance_that_has_ended_and_one_that_has_not(cli: Cli) -> None:
     assert cli("watch", "e-1")[0] == Exit.FAILED
     assert cli("purge", "e-1")[0] == 0
     assert cli("status", "e-1")[0] == Exit.NOT_FOUND
+
+
+def test_what_changes_nothing_says_so(cli: Cli) -> None:
+    cli("start", "approve_expense", "-i", EXPENSE, "--id", "e-1")
+    assert cli("resume", "e-1") == (0, "", "e-1: was not suspended.\n")
+    assert cli("suspend", "e-1", "--reason", "look first") == (0, "", "e-1: suspended.\n")
+    assert cli("suspend", "e-1") == (0, "", "e-1: was suspended already.\n")
+    assert "look first" in cli("status", "e-1")[1]
+    assert cli("resume", "e-1") == (0, "", "e-1: resumed.\n")
+    assert cli("cancel", "e-1") == (0, "", "e-1: asked to cancel.\n")
+    assert cli("cancel", "e-1") == (0, "", "e-1: was asked to cancel already.\n")
+
+
+def test_a_reason_to_restart_and_one_to_purge(cli: Cli) -> None:
+    cli("start", "approve_expense", "-i", EXPENSE, "--id", "e-1")
+    cli("terminate", "e-1")
+    cli("restart", "e-1", "--reason", "wrong amount")
+    assert "wrong amount" in cli("status", "e-1")[1]
+    cli("terminate", "e-1")
+    assert cli("purge", "e-1", "--reason", "asked by Ada")[2] == "Removed 1 instance: asked by Ada\n"
 
 
 def test_restart_prints_the_id_and_keeps_the_input(cli: Cli) -> None:
@@ -243,7 +267,7 @@ def test_purging_many_asks_first(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> N
     assert "Remove every finished instance" in err
     assert cli("purge", "--prefix", "e-1", "--yes")[2] == "Removed 1 instance.\n"
     assert cli("purge", "--all", "--yes")[2] == "Removed 1 instance.\n"
-    assert [entry["instanceId"] for entry in json.loads(cli("list", "--json")[1])] == ["e-3"]
+    assert [entry["instanceId"] for entry in json.loads(cli("list", "--json")[1])["instances"]] == ["e-3"]
 
 
 def test_trigger_queues(cli: Cli, hub: str) -> None:

@@ -132,7 +132,7 @@ def test_one_can_stay_and_look_around(start: Start) -> None:
     url = next(line.split("'")[1] for line in demo.lines if "export CELERIAC_REDIS_URL=" in line)
     look = [*COMMAND, "--redis", url, "list", "--status", "Failed", "--json"]
     listed = subprocess.run(look, capture_output=True, text=True, check=True, timeout=60)
-    assert [state["name"] for state in json.loads(listed.stdout)] == ["ship_order"]
+    assert [state["name"] for state in json.loads(listed.stdout)["instances"]] == ["ship_order"]
     demo.process.send_signal(signal.SIGINT)
     assert demo.end(30) == 0
     _nothing_is_left(demo)

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import itertools
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import pytest
+from client_desk import Awaited, Player
 
 from celeriac.celery_app.client.sync import AsyncClient, Client, OrchestrationFailedError, Status
 from celeriac.celery_app.settings import Settings
 from celeriac.celery_app.store import Store, turns
-from celeriac.celery_app.store.records import Claimed, Commit
-from celeriac.orchestrations import codec
 from celeriac.orchestrations.errors import (
-    FailureDetails,
     InstanceEndedError,
     InstanceExistsError,
     InstanceNotEndedError,
@@ -31,11 +26,9 @@ from celeriac.orchestrations.history import (
     CustomStatusSet,
     EventRaised,
     ExecutionCompleted,
-    ExecutionFailed,
     ExecutionStarted,
     ExecutionSuspended,
     decode_event,
-    encode_event,
 )
 from celeriac.orchestrations.registry import Orchestrator, OrchestratorDefinition, Registry
 
@@ -55,36 +48,6 @@ def definition(name: str, version: str = "", **more: Any) -> OrchestratorDefinit
 
 
 FULFIL = definition("fulfil", "2", input_type=Order)
-
-
-class Awaited:
-    """An AsyncClient seen as a blocking one: every verb runs on an event loop of its own thread."""
-
-    def __init__(self, make: Callable[[], AsyncClient]) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
-        self._thread.start()
-        self._client = make()
-
-    def __getattr__(self, verb: str) -> Any:
-        target = getattr(self._client, verb)
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            return asyncio.run_coroutine_threadsafe(target(*args, **kwargs), self._loop).result()
-
-        return call
-
-    def iterate(self, **conditions: Any) -> list[Any]:
-        async def gather() -> list[Any]:
-            return [state async for state in self._client.iterate(**conditions)]
-
-        return asyncio.run_coroutine_threadsafe(gather(), self._loop).result()
-
-    def close(self) -> None:
-        self.__getattr__("close")()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
 
 
 @pytest.fixture
@@ -109,43 +72,6 @@ def client(request: pytest.FixtureRequest, settings: Settings, registry: Registr
         made = Awaited(lambda: AsyncClient(settings=settings, registry=registry))
     yield cast(Client, made)
     made.close()
-
-
-class Player:
-    """Plays the orchestrators: claims what is ready and commits what a test says."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self._numbers = itertools.count(1, 1000)
-
-    def turn(self, *events: Any, **more: Any) -> Claimed:
-        """Claim the one ready instance; commit the events it was sent, then these."""
-        (claimed,) = self.claim()
-        applied = [*claimed.controls, *claimed.inbox]
-        commit = Commit(
-            instance=claimed.instance,
-            execution=claimed.execution,
-            claim=claimed.claim,
-            base=claimed.history_length,
-            events=[*applied, *map(encode_event, events)],
-            controls=len(claimed.controls),
-            inbox=len(claimed.inbox),
-            **more,
-        )
-        self.store.run(turns.commit(self.store.keys, commit))
-        return claimed
-
-    def claim(self) -> list[Claimed]:
-        self.store.client.zadd(self.store.keys.beats, {"o1": 2**50})
-        return self.store.run(turns.claim(self.store.keys, "o1", next(self._numbers), 10))
-
-    def complete(self, output: Any = None) -> Claimed:
-        text = None if output is None else codec.encode(output)
-        return self.turn(ExecutionCompleted(output=text), status="Completed", output=text)
-
-    def fail(self, message: str) -> Claimed:
-        failure = FailureDetails(error_type="builtins.ValueError", message=message)
-        return self.turn(ExecutionFailed(failure=failure), status="Failed", failure=codec.encode(failure))
 
 
 @pytest.fixture
@@ -298,13 +224,18 @@ def test_events_reach_the_inbox_once_per_dedup_key(client: Client, player: Playe
 def test_suspend_resume_cancel_and_terminate(client: Client, player: Player) -> None:
     client.start("flow", instance_id="a")
     player.turn()
-    client.suspend("a", "look first")
+    assert client.suspend("a", "look first") is True
+    assert client.suspend("a", "again") is False
+    assert client.get("a").reason == "look first"
     claimed = player.turn(status="Suspended")
     assert [type(decode_event(c)) for c in claimed.controls] == [ExecutionSuspended]
     assert client.get("a").status is Status.SUSPENDED
-    client.resume("a")
+    assert client.resume("a") is True
+    assert client.resume("a") is False
     player.turn(status="Running")
-    client.cancel("a", "too late")
+    assert client.cancel("a", "too late") is True
+    assert client.cancel("a", "much too late") is False
+    assert client.get("a").reason == "too late"
     assert len(player.turn().controls) == 1
     client.terminate("a", "enough")
     state = client.wait("a", 5)
@@ -325,8 +256,16 @@ def test_restart_runs_the_same_input_again(client: Client, player: Player) -> No
     assert client.restart("a", "b") == "b"
     assert client.get("b").input == {"n": 1}
     player.complete()
-    other = client.restart("a", True)
+    other = client.restart("a", True, reason="the price was wrong")
     assert other not in ("a", "b")
+    assert client.get(other).reason == "the price was wrong"
+    assert client.get(other).to_payload()["reason"] == "the price was wrong"
+    player.complete()
+    started = client.history(other)[0]
+    assert isinstance(started, ExecutionStarted)
+    assert started.reason == "the price was wrong"
+    client.restart(other)
+    assert client.get(other).reason == "", "a reason is of one restart"
     player.complete()
     failed = client.get("a")
     assert failed.failure is not None
@@ -378,7 +317,9 @@ def test_list_filters_and_pages(client: Client, player: Player) -> None:
     player.store.run(turns.hand_back(player.store.keys, "o1", 100))
 
 
-def test_purge_removes_finished_instances_only(client: Client, player: Player, store: Store) -> None:
+def test_purge_removes_finished_instances_only(
+    client: Client, player: Player, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
     for n in range(4):
         client.start("flow", instance_id=f"a{n}")
         player.complete()
@@ -391,7 +332,11 @@ def test_purge_removes_finished_instances_only(client: Client, player: Player, s
         client.purge("a0", name="flow")
     with pytest.raises(InvalidArgumentError, match="only finished"):
         client.purge(status="Running")
-    assert client.purge("a0") == 1
+    with caplog.at_level("INFO", logger="celeriac.client"):
+        assert client.purge("a0", reason="asked by Ada") == 1
+    assert "purged a0 (instances removed: 1): asked by Ada" in caplog.text
+    with pytest.raises(InvalidArgumentError, match="a reason is a string"):
+        client.purge(name="flow", reason=cast(Any, 7))
     assert client.purge(name="flow") == 3
     assert [s.id for s in client.list()] == ["running"]
     client.terminate("running")

@@ -173,7 +173,7 @@ def test_a_cancelled_instance_may_be_waited_for(lab: Any) -> None:
     lab.until(lambda: lab.status("a") == "Running")
     lab.client.cancel("a", "not wanted")
     state = lab.client.wait("a", 20)
-    assert state.status is Status.CANCELLED
+    assert (state.status, state.reason) == (Status.CANCELLED, "not wanted")
 
 
 def test_a_delayed_start_runs_when_it_is_due(lab: Any) -> None:

@@ -131,7 +131,7 @@ def test_the_payload_has_the_fields_of_the_http_status() -> None:
     assert payload["customStatus"] == "half"
     assert payload["createdTime"] == "2026-03-01T09:30:00.120Z"
     assert payload["lastUpdatedTime"] == "2026-03-01T09:30:01.120Z"
-    assert payload["failure"]["error_type"] == "builtins.ValueError"
+    assert payload["failure"]["errorType"] == "builtins.ValueError"
     assert payload["tags"] == {"k": "v"}
     assert state.to_payload(show_input=False)["input"] is None
     assert iso(NOW.astimezone(timezone(timedelta(hours=9)))) == payload["createdTime"]

@@ -40,6 +40,7 @@ local function cancel(id, reason)
   if redis.call('LLEN', hist .. id) == 0 and stage ~= '2' then
     local behind = redis.call('LINDEX', inbox .. id, 1)
     if behind and string.sub(behind, 1, 7) == '{"k":25' then return 0 end
+    redis.call('HSET', inst .. id, 'reason', reason, 'updated', now_s)
     redis.call('LINSERT', inbox .. id, 'AFTER', redis.call('LINDEX', inbox .. id, 0), event)
     redis.call('HDEL', inst .. id, 'delayed')
     redis.call('ZREM', timers, ':start:' .. id)
@@ -48,6 +49,7 @@ local function cancel(id, reason)
   end
   local last = redis.call('LINDEX', control .. id, -1)
   if last and string.sub(last, 1, 7) == '{"k":25' then return 0 end
+  redis.call('HSET', inst .. id, 'reason', reason, 'updated', now_s)
   resume(id, reason)
   redis.call('RPUSH', control .. id, event)
   make_ready(id, redis.call('HGET', inst .. id, 'stage'), false)

@@ -47,6 +47,7 @@ local function create_instance(req)
     redis.call('HSET', inst .. id, 'parent', req.parent, 'parent_execution', req.parent_execution or '',
       'parent_seq', req.parent_seq or 0, 'close', req.close or 'terminate')
   end
+  if req.reason then redis.call('HSET', inst .. id, 'reason', req.reason) end
   for _, pair in ipairs(req.payloads or {}) do redis.call('HSET', pay .. req.execution, pair[1], pair[2]) end
   for _, pair in ipairs(kept) do redis.call('HSET', pay .. req.execution, pair[1], pair[2]) end
   redis.call('RPUSH', inbox .. id, req.started .. ',"at":' .. now_s .. '}')

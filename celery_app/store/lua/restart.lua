@@ -1,6 +1,6 @@
 -- Start again what has ended: the same name, version, tags and input, under the same id or a new one.
 -- The started event is our own record (the input is a JSON text *inside* a string), so it may be decoded here.
--- args: instance:str new_id:str execution:str
+-- args: instance:str new_id:str execution:str reason:str
 -- include: create
 local r = redis.call('HMGET', inst .. instance, 'status', 'execution')
 if not r[1] then return redis.error_reply('NOTFOUND no instance has the id ' .. instance) end
@@ -16,9 +16,10 @@ local field = event.input and string.match(event.input, '^@(.+)$')
 if field then copies[1] = {field, field} end
 event.at, event.parent, event.run = nil, nil, nil
 event.execution, event.instance = execution, new_id
+event.reason = reason ~= '' and reason or nil
 local req = {
   instance = new_id, execution = execution, name = event.name, version = event.version, tags = event.tags,
-  started = string.sub(cjson.encode(event), 1, -2), copies = copies, copy_from = r[2],
+  started = string.sub(cjson.encode(event), 1, -2), copies = copies, copy_from = r[2], reason = event.reason,
 }
 local verdict, there = conflict_of(req)
 if verdict == 'same' then return {new_id, there, 1} end
