@@ -1,9 +1,11 @@
 """A bounded cache of live executions.
 
 Continuing an execution that is still in memory costs what its next step costs; replaying it costs its whole
-history. An entry is only ever used when it is of the claimed run *and* has applied exactly the events that
-the store holds, by their number and by the last one: whatever happened meanwhile (another process took a
-turn, Redis lost a tail and others wrote a new one), a stale one is dropped, never continued.
+history. An entry is only ever used when it is of the claimed run *and* the last commit of that run is the
+one that made this entry. A commit is named by its claim, which is random and never given twice, and it was
+applied to the history that this execution had. So whatever happened meanwhile (another process took a turn,
+Redis lost a tail and others wrote a new one, be it with the same length and the same last event), a stale one
+is dropped, never continued.
 
 `take` removes the entry: an execution whose commit does not come back with OK is simply not `put` again.
 """
@@ -25,7 +27,7 @@ class Live:
     """An execution in memory and the payloads it reads from."""
 
     run: str  # execution id
-    tail: str  # SHA-1 of the last event applied
+    last: str  # the claim of the commit that brought it here
     started: ExecutionStarted
     execution: Execution
     payloads: RunPayloads
@@ -45,10 +47,10 @@ class LiveCache:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def take(self, instance: str, run: str, length: int, tail: str) -> Live | None:
-        """The live execution of this run that has applied exactly these events; any other is dropped."""
+    def take(self, instance: str, run: str, length: int, last: str) -> Live | None:
+        """The live execution of this run that its last commit left behind; any other is dropped."""
         live = self._entries.pop(instance, None)
-        if live is None or (live.run, live.execution.history_length, live.tail) != (run, length, tail):
+        if live is None or (live.run, live.execution.history_length, live.last) != (run, length, last):
             self.misses += 1
             if live is not None:
                 self._discard(instance, live)

@@ -8,7 +8,6 @@ wait for a reason that its status shows.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 import random
 import time
@@ -178,7 +177,7 @@ class Turner:
                     at.append(i)
         except ValueError as error:
             return self._wait(claimed, f"its inbox cannot be read by this release: {error}")
-        live = self.cache.take(claimed.instance, claimed.execution, claimed.history_length, claimed.tail)
+        live = self.cache.take(claimed.instance, claimed.execution, claimed.history_length, claimed.last)
         payloads = (
             live.payloads
             if live is not None
@@ -256,8 +255,7 @@ class Turner:
         draft = self._translate(turn, run)
         live.payloads.note(draft.recorded)
         self._consume(job, turn, draft, run)
-        if draft.commit.events:
-            live.tail = hashlib.sha1(draft.commit.events[-1], usedforsecurity=False).hexdigest()
+        live.last = claimed.claim  # kept only when this commit is applied
         return self._done(claimed, draft, None if draft.ends else live)
 
     def _discard(self, instance: str, live: Live) -> None:
@@ -279,7 +277,7 @@ class Turner:
                     f"the history begins with {type(started).__name__}, not with ExecutionStarted"
                 )
             execution = Execution(job.definition, job.need.payloads)
-            live = Live(job.claimed.execution, job.claimed.tail, started, execution, job.need.payloads)
+            live = Live(job.claimed.execution, job.claimed.last, started, execution, job.need.payloads)
             if job.history:
                 execution.replay(job.history)
         turn = live.execution.advance(job.events[:SLICE])

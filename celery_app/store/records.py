@@ -228,7 +228,7 @@ class Claimed(msgspec.Struct, frozen=True, kw_only=True):
     crashes: int
     alone: bool
     history_length: int
-    tail: str  # SHA-1 of the last history event: after a crash of Redis another may be in its place
+    last: str  # the claim of the last commit: what the history is, for a claim is never used twice
     controls: list[bytes]
     inbox: list[bytes]
     inbox_left: int  # inbox items beyond those returned

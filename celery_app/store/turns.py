@@ -41,7 +41,7 @@ def _claimed(reply: Any) -> list[Claimed]:
             inbox=r[13],
             inbox_left=r[14],
             parent_seq=int(r[15]),
-            tail=r[16].decode(),
+            last=r[16].decode(),
         )
         for r in reply
     ]

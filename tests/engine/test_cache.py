@@ -26,16 +26,16 @@ def no_outcomes(run: str, seq: int, size: int) -> list[PartOutcome]:
     raise AssertionError(f"nothing is to be read of {run}")
 
 
-def live(run: str, tail: str) -> Live:
+def live(run: str, last: str) -> Live:
     payloads = RunPayloads(run, no_texts, no_outcomes)
     started = ExecutionStarted(execution=run, instance="i", name="waits")
     execution = Execution(define(waits), payloads)
     execution.advance([started])
-    return Live(run, tail, started, execution, payloads)
+    return Live(run, last, started, execution, payloads)
 
 
 @pytest.mark.parametrize(
-    ("run", "length", "tail", "hit"),
+    ("run", "length", "last", "hit"),
     [
         ("r1", 1, "t", True),
         ("r2", 1, "t", False),
@@ -44,11 +44,11 @@ def live(run: str, tail: str) -> Live:
         ("r1", 1, "u", False),
     ],
 )
-def test_only_the_same_run_length_and_last_event(run: str, length: int, tail: str, hit: bool) -> None:
+def test_only_the_same_run_length_and_last_commit(run: str, length: int, last: str, hit: bool) -> None:
     dropped: list[str] = []
     cache = LiveCache(10, lambda instance, _: dropped.append(instance))
     cache.put("i", live("r1", "t"))
-    assert (cache.take("i", run, length, tail) is not None) == hit
+    assert (cache.take("i", run, length, last) is not None) == hit
     assert (cache.hits, cache.misses) == (int(hit), int(not hit))
     assert dropped == ([] if hit else ["i"])
     assert len(cache) == 0  # taken or dropped: either way it has to be put again

@@ -37,7 +37,7 @@ local ids = redis.call('ZRANGEBYSCORE', ready, '-inf', now_s, 'LIMIT', 0, math.m
 for _, id in ipairs(ids) do
   local key = inst .. id
   local r = redis.call('HMGET', key, 'execution', 'name', 'version', 'status', 'suspended', 'run', 'parent',
-    'crashes', 'suspect', 'stage', 'parent_seq')
+    'crashes', 'suspect', 'stage', 'parent_seq', 'last')
   local suspect = r[9] == '1'
   if r[10] ~= '1' then
     stale[#stale + 1] = id
@@ -63,7 +63,7 @@ for _, id in ipairs(ids) do
     local controls = length > 0 and redis.call('LRANGE', control .. id, 0, 99) or {}
     out[#out + 1] = {id, claim, r[1], r[2], r[3], r[4], r[5] or '', r[6], r[7] or '', r[8] or '0',
       suspect and 1 or 0, length, controls, items, left, r[11] or '0',
-      length > 0 and redis.sha1hex(redis.call('LINDEX', hist .. id, -1)) or ''}
+      r[12] or ''}
     if suspect or bytes > BYTES_MOST then break end
   end
 end
