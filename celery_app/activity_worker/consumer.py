@@ -9,14 +9,17 @@ afterwards.
 from __future__ import annotations
 
 import logging
+import random
 from typing import Any, cast
 
 from celery import Celery
 from celery.exceptions import Reject
 from celery.worker.consumer import Consumer as CeleryConsumer
+from celery.worker.state import maybe_shutdown
 
 from celeriac.orchestrations.errors import UnknownActivityError, failure_from
 
+from ..complaints import Complaints
 from ..messages import STEP_META_HEADER, Step
 from .outcomes import Caught, OutcomeWriter, caught_from, step_from
 from .request import later
@@ -35,6 +38,22 @@ class Consumer(CeleryConsumer):
         quiet = {"without_mingle": True, "without_gossip": True}
         super().__init__(*args, worker_options={**(worker_options or {}), **quiet}, **kwargs)
         self._writer = OutcomeWriter(runtime_of(cast(Celery, self.app)))
+
+    def ensure_connected(self, conn: Any) -> Any:
+        """Connect, however long that takes. Celery would wait for up to 30 s between tries, and all workers
+        would come back at the same moments: these pauses are at most 5 s, and differ from worker to worker.
+        """
+        trouble = Complaints(logger)
+        conn.ensure_connection(
+            lambda error, _: trouble.about("Redis is away, trying again: %s", error),
+            interval_start=random.uniform(0.1, 0.5),
+            interval_step=random.uniform(0.2, 0.6),
+            interval_max=random.uniform(3.0, 5.0),
+            callback=maybe_shutdown,
+        )
+        trouble.over("Redis answers again")
+        self.first_connection_attempt = False
+        return conn
 
     def on_unknown_task(self, body: Any, message: Any, exc: BaseException) -> None:
         """No task of this name is registered here."""

@@ -72,7 +72,7 @@ _TRANSPORT_OPTIONS: Final[dict[str, Any]] = {
     "socket_timeout": 30,
     "socket_connect_timeout": 5,
     "socket_keepalive": True,
-    "health_check_interval": 25,
+    "health_check_interval": 10,  # and a connection that is silent for so long is made anew
 }
 
 

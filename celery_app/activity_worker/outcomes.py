@@ -30,6 +30,7 @@ from celeriac.orchestrations.errors import (
 )
 
 from .. import retrying
+from ..complaints import Complaints
 from ..messages import STEP_META_HEADER, GroupRef, Step, TaskId, read_header
 from ..store import Call, GoneError, StoreError, command, payloads
 from .runtime import Runtime
@@ -44,7 +45,6 @@ P = ParamSpec("P")
 FIRST_PAUSE: Final = 0.05
 MAX_LOGGED: Final = 500  # characters of an error's message
 MAX_PAUSE: Final = 2.0
-COMPLAIN_EVERY: Final = 30.0
 GRACE: Final = 5.0  # seconds that an outcome is still tried to be written after the worker was asked to stop
 
 
@@ -154,10 +154,12 @@ class OutcomeWriter:
 
     def settle(self, call: Call[T]) -> T:
         """Run a call until it is answered; Reject when the worker stops before that."""
-        pause, give_up_at, complain_at = FIRST_PAUSE, 0.0, 0.0
+        pause, give_up_at, complaints = FIRST_PAUSE, 0.0, Complaints(logger)
         while True:
             try:
-                return self._runtime.store.run(call)
+                reply = self._runtime.store.run(call)
+                complaints.over("an outcome could be written")
+                return reply
             except GoneError:
                 raise
             except (RedisUnavailableError, StoreError) as error:
@@ -168,9 +170,7 @@ class OutcomeWriter:
                         raise Reject(error, requeue=True) from error
                     time.sleep(random.uniform(0.1, 0.5))
                     continue
-                if time.monotonic() >= complain_at:
-                    logger.warning("an outcome cannot be written yet, trying on: %s", error)
-                    complain_at = time.monotonic() + COMPLAIN_EVERY
+                complaints.about("an outcome cannot be written yet, trying on: %s", error)
                 self._runtime.wait(random.uniform(pause / 2, pause))
                 pause = min(MAX_PAUSE, pause * 2)
 

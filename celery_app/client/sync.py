@@ -91,6 +91,11 @@ class Client:
         """Run one operation; for the parts of Celeriac that add verbs, such as the triggers."""
         return drive(self.operations.checked(operation), self._store)
 
+    @property
+    def server_changes(self) -> int:
+        """How often another Redis, or the same one restarted, was found at this client's address."""
+        return self._store.origin.changes
+
     # --- instances -------------------------------------------------------------------------------
 
     def start(

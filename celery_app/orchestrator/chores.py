@@ -1,6 +1,9 @@
 """What an orchestrator does beside taking turns: beat, fire timers, promote retries, sweep after the dead,
 keep time.
 
+One of them is an audit: claims in this process' name that it does not know of (Redis went back to a state
+in which they were held) are handed back, or nobody could take them for as long as it lives.
+
 Each chore is one bounded call that rides in the pipeline of the loop when it is due. Nothing here has a
 thread of its own, so a loop that does not tick does not beat.
 """
@@ -8,19 +11,23 @@ thread of its own, so a loop that does not tick does not beat.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..store import Call, Keys, command, flights, turns
 from ..store.records import Lapsed, SweepReport
+
+logger = logging.getLogger("celeriac.orchestrator")
 
 LIMIT = 100  # of anything, in one call
 LOOK_EVERY = (
     1.0  # seconds after which timers and parked messages are looked at though none was known to be due
 )
 CLOCK_EVERY = 10.0
+AUDIT_EVERY = 10.0  # seconds at most for which a claim that we do not know of stays with us
 SOONEST = 0.002  # seconds, should this clock be ahead of Redis'
 AGAIN = 0.05  # seconds until the next call of a chore that has more to do
 
@@ -55,7 +62,14 @@ class _Chore:
 class Chores:
     """The chores of one loop."""
 
-    def __init__(self, keys: Keys, lease: float, beat: float, incarnation: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        keys: Keys,
+        lease: float,
+        beat: float,
+        incarnation: Callable[[], str],
+        known: Callable[[], Sequence[str]],
+    ) -> None:
         self.clock = Clock()
         self.lapsed: list[Lapsed] = []  # deadlines that passed, to be judged by the loop
         self._beat_every = beat
@@ -71,6 +85,11 @@ class Chores:
             self._promotion,
             _Chore(lambda: flights.sweep_flights(keys, 2 * LIMIT), self._swept_flights),
             _Chore(lambda: turns.sweep(keys, LIMIT), self._swept),
+            _Chore(
+                lambda: turns.hand_back(keys, incarnation(), LIMIT, known()),
+                self._audited,
+                time.monotonic() + AUDIT_EVERY * random.random(),
+            ),
         )
 
     def due(self) -> list[_Chore]:
@@ -100,6 +119,16 @@ class Chores:
     def idle_for(self, longest: float) -> float:
         """Seconds until the next chore, at most `longest`."""
         return max(0.0, min(longest, min(chore.due for chore in self._all) - time.monotonic()))
+
+    def renewed(self) -> None:
+        """Redis is another one, or has another name for us: its clock and what is due are looked at anew."""
+        for chore in self._all:
+            chore.due = 0.0
+
+    def _audited(self, back: int) -> float:
+        if back:
+            logger.warning("handed back %d claims in this process' name that it knew nothing of", back)
+        return time.monotonic() + AUDIT_EVERY * random.uniform(0.5, 1.0)
 
     def _look_again(self, reply: tuple[int, int]) -> float:
         moved, next_due = reply

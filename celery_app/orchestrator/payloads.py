@@ -8,12 +8,12 @@ through `missing`.
 Writing. `Aside` decides for each text of a turn whether it stays in the event or is staged under the
 execution and referred to as `@field`. The parts of a wide group are staged as several fields of
 `PARTS_CHUNK` parts each, so that a window is emitted without reading all of them: the reference `@p7c*12`
-stands for the fields `p7c.0` ... `p7c.11`.
+stands for the fields `p7c.0` ... `p7c.11`. `portions` cuts what is staged into calls.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -28,7 +28,10 @@ from celeriac.orchestrations.history import (
     TaskCancelled,
 )
 
+from ..store.payloads import pack
+
 PARTS_CHUNK = 1000
+STAGED_AT_ONCE = 2 * 2**20  # bytes of payloads in one call
 
 _parts_decoder = msgspec.json.Decoder(list[Part])
 _encoder = msgspec.json.Encoder()
@@ -162,3 +165,18 @@ class Aside:
             chunk = _encoder.encode(parts[start : start + PARTS_CHUNK]).decode()
             self.staged[f"{field}.{k}"] = chunk
         return f"@{field}*{len(starts)}"
+
+
+def portions(texts: dict[str, str]) -> Iterator[list[tuple[str, bytes]]]:
+    """The blobs of these texts, in portions of about STAGED_AT_ONCE bytes."""
+    portion: list[tuple[str, bytes]] = []
+    size = 0
+    for field, text in texts.items():
+        blob = pack(text)
+        if portion and size + len(blob) > STAGED_AT_ONCE:
+            yield portion
+            portion, size = [], 0
+        portion.append((field, blob))
+        size += len(blob)
+    if portion:
+        yield portion

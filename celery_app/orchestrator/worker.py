@@ -24,13 +24,14 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from celeriac.orchestrations.errors import RedisUnavailableError
 from celeriac.orchestrations.history import PartOutcome
 from celeriac.orchestrations.registry import Registry
 
+from ..complaints import Complaints
 from ..messages import TaskId
 from ..retrying import MessageMaker
 from ..settings import Settings
@@ -53,13 +54,14 @@ from ..store.records import Claimed, CommitReply, open_text
 from .chores import Chores
 from .deadline import TurnGuard
 from .lapses import Lapses
+from .origin import Origin
+from .payloads import portions
 from .reading import Reader
 from .turning import Done, Served, Turner, Wait
 from .windows import World
 
 logger = logging.getLogger("celeriac.orchestrator")
 
-STAGED_AT_ONCE = 2 * 2**20  # bytes of payloads in one call
 BATCH = 64  # instances claimed at once
 OFFER_SLACK = 0.03  # seconds before an offer in which this process claims nothing
 LONGEST_BLOCK = 1.0  # seconds the loop waits for a wake-up
@@ -87,7 +89,12 @@ class OrchestratorWorker:
         self.incarnation = ""
         self._claims = 0  # the number of the next claim of this incarnation
         self._answers: list[Done | Wait] = []  # turns taken and not yet sent
-        self._chores = Chores(self._keys, settings.lease, settings.beat, lambda: self.incarnation)
+        self._chores = Chores(
+            self._keys, settings.lease, settings.beat, lambda: self.incarnation,
+            lambda: [answer.claimed.instance for answer in self._answers],
+        )  # fmt: skip
+        self._origin = Origin(store)
+        self._away, self._refusals = Complaints(logger), Complaints(logger)
         self._guard = TurnGuard(settings.slow_turn, settings.turn_deadline)
         world = World(emitter, settings, self._served.knows)
         self._turner = Turner(
@@ -107,7 +114,7 @@ class OrchestratorWorker:
         try:
             self._until_done(self._join)
             while not self._stopping:
-                self._safely(self._tick)
+                self._safely(self._tick if not self._origin.changed else self._start_over)
             self._leave()
         finally:
             self._turner.cache.clear()
@@ -184,6 +191,8 @@ class OrchestratorWorker:
         offered = self._offer_at > offer_at
         replies = self._store.run_all(calls)
         self._settle(replies[:sent])
+        if not _any_full(replies):
+            self._refusals.over("Redis takes writes again")
         refused = len(self._answers)
         claimed = replies[-1]
         self._idle = not claimed
@@ -230,7 +239,7 @@ class OrchestratorWorker:
         for done in self._answers:
             if isinstance(done, Done) and done.draft.staged:
                 commit = done.draft.commit
-                for fields in _portions(done.draft.staged):
+                for fields in portions(done.draft.staged):
                     call = payloads.stage(self._keys, commit.instance, commit.execution, fields)
                     calls.append((commit.instance, call))
         lost: set[str] = set()
@@ -280,14 +289,20 @@ class OrchestratorWorker:
             elif isinstance(reply, FencedError):
                 logger.info("the turn of %s is dropped: %s", instance, reply)
             else:
-                logger.error("the turn of %s was refused: %s", instance, reply)
-                delay = 5000 if isinstance(reply, StoreFullError) else 30_000
-                self._answers.append(Wait(answer.claimed, delay, f"its turn was refused: {reply}"))
+                self._answers.append(self._refused(answer.claimed, reply))
         for reply in self._store.run_all(follow_ups):
             if isinstance(reply, Exception):
                 logger.info("not applied after a commit: %s", reply)
 
+    def _refused(self, claimed: Claimed, reply: Exception) -> Wait:
+        """Redis would not take the turn: others may try when it has memory again, or somebody has mended it."""
+        full = isinstance(reply, StoreFullError)
+        say = self._refusals.about if full else logger.error
+        say("the turn of %s was refused: %s", claimed.instance, reply)
+        return Wait(claimed, 5000 if full else 30_000, f"its turn was refused: {reply}")
+
     def _committed(self, done: Done, reply: CommitReply) -> None:
+        self._origin.committed(done.draft.commit)
         if done.live is not None:
             self._turner.cache.put(done.claimed.instance, done.live)
         for _, due in done.draft.commit.timers:
@@ -317,7 +332,7 @@ class OrchestratorWorker:
             self._until_done(self._start_over)
         except StoreError as error:
             # Redis is full, read-only or loading: nothing can be done but to try again, not too fast.
-            logger.error("Redis refused: %s", error)
+            self._refusals.about("Redis refuses, trying again: %s", error, level=logging.ERROR)
             self._pause(random.uniform(0.5, 1.5))
         except Exception:
             # A defect of ours. To end would leave the work to a process with the same defect, and charge
@@ -334,20 +349,23 @@ class OrchestratorWorker:
         """
         self._turner.cache.clear()
         self._answers = []
+        self._origin.note()
         while self._store.run(turns.hand_back(self._keys, self.incarnation)):
             logger.info("handed claims back")
         self._join()
+        self._chores.renewed()
 
     def _until_done(self, work: Callable[[], None], error: Exception | None = None) -> None:
         """Do `work`, however long Redis is away, or until asked to stop."""
         pause = FIRST_PAUSE
         while not self._stopping:
             if error is not None:
-                logger.warning("Redis is away, trying again: %s", error)
+                self._away.about("Redis is away, trying again: %s", error)
                 self._pause(random.uniform(pause / 2, pause))
                 pause = min(LONGEST_PAUSE, pause * 2)
             try:
                 work()
+                self._away.over("Redis answers again")
                 return
             except (RedisUnavailableError, StoreError) as again:
                 error = again
@@ -367,16 +385,5 @@ class OrchestratorWorker:
             self._chores.beaten()
 
 
-def _portions(texts: dict[str, str]) -> Iterator[list[tuple[str, bytes]]]:
-    """The blobs of these texts, in portions of about STAGED_AT_ONCE bytes."""
-    portion: list[tuple[str, bytes]] = []
-    size = 0
-    for field, text in texts.items():
-        blob = payloads.pack(text)
-        if portion and size + len(blob) > STAGED_AT_ONCE:
-            yield portion
-            portion, size = [], 0
-        portion.append((field, blob))
-        size += len(blob)
-    if portion:
-        yield portion
+def _any_full(replies: Sequence[Any]) -> bool:
+    return any(isinstance(reply, StoreFullError) for reply in replies)

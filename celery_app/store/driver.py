@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, TypeVar
@@ -105,21 +106,55 @@ def _translate(error: Exception, url: str) -> CeleriacError:
     return error_for(str(error))
 
 
+class Origin:
+    """Which server the connections of a store lead to: asked at each connect, also one that redis-py makes in
+    silence for a connection that was idle when Redis died.
+    """
+
+    def __init__(self) -> None:
+        self.server = ""  # run id and replication id; what a restart or a fail-over changes
+        self.changes = 0  # how often it was another one than before
+
+    def connected(self, connection: Any) -> None:
+        """Set a new connection up, and note where it leads."""
+        connection.on_connect()
+        connection.send_packed_command(
+            connection.pack_commands([("INFO", "server"), ("INFO", "replication")]), check_health=False
+        )
+        found = [_info_field(connection, "run_id"), _info_field(connection, "master_replid")]
+        server = " ".join(found) if all(found) else ""
+        if self.server and server != self.server:
+            self.changes += 1
+        # INFO may be forbidden: then every new connection counts as a new server, which costs little.
+        self.server = server or "unknown"
+
+
+def _info_field(connection: Any, name: str) -> str:
+    """One value of the reply to INFO; empty when it was refused."""
+    try:
+        text = connection.read_response(disable_decoding=True)
+    except (NoPermissionError, ResponseError):
+        return ""
+    found = re.search(rb"\b%b:(\w+)" % name.encode(), text)
+    return found[1].decode() if found else ""
+
+
 class Store:
     """Blocking access. Safe to share between threads (each call takes a connection of the pool)."""
 
-    def __init__(self, client: redis.Redis, keys: Keys, url: str) -> None:
+    def __init__(self, client: redis.Redis, keys: Keys, url: str, origin: Origin | None = None) -> None:
         # Any: redis-py types every reply as a union of what both colours and protocols may return.
         self.client: Any = client
         self.keys, self.url = keys, url
+        self.origin = origin or Origin()
 
     @classmethod
     def connect(cls, settings: HasAddress, *, max_connections: int = 256) -> Store:
         """A store for these settings. Nothing is sent yet: `check_server` is the first call to make."""
+        origin = Origin()
         options = _options(settings.redis_url, max_connections=max_connections, retry=Retry(NoBackoff(), 0))
-        return cls(
-            redis.Redis.from_url(settings.redis_url, **options), Keys(settings.hub), settings.redis_url
-        )
+        client = redis.Redis.from_url(settings.redis_url, redis_connect_func=origin.connected, **options)
+        return cls(client, Keys(settings.hub), settings.redis_url, origin)
 
     def run(self, call: Call[T]) -> T:
         """Send one call and read its reply; raises what it was refused with."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ from typing import Any
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+
+from ..complaints import Complaints
 
 logger = logging.getLogger("celeriac.client")
 
@@ -50,6 +53,7 @@ class Endings:
         self._confirmed: set[str] = set()
         self._connection: Any = None
         self._thread: threading.Thread | None = None
+        self._lost = Complaints(logger)
 
     @contextmanager
     def watch(self, channel: str, wake: Wake) -> Iterator[None]:
@@ -101,13 +105,14 @@ class Endings:
                 connection.connect()
                 self._subscribe_all(connection)
                 backoff = 0.05
+                self._lost.over("the subscription for finished instances is there again")
                 self._listen(connection)
             except Exception as error:  # noqa: BLE001  whatever broke the connection, the waiters need a new one
-                logger.warning("lost the subscription for finished instances, making a new one: %s", error)
+                self._lost.about("lost the subscription for finished instances, making a new one: %s", error)
                 with self._changed:
                     self._connection = None
                     self._confirmed.clear()
-                    self._changed.wait(backoff)
+                    self._changed.wait(random.uniform(backoff / 2, backoff))
                 backoff = min(MAX_BACKOFF, backoff * 2)
             finally:
                 with self._changed:

@@ -25,6 +25,7 @@ from typing import Any
 
 from celeriac.orchestrations.errors import CeleriacError
 
+from ..complaints import Complaints
 from ..settings import Settings
 from ..store import Store, flights
 from ..store.errors import FencedError
@@ -44,6 +45,7 @@ class Beat:
         self._store, self._worker = store, worker
         self._lease, self._info = int(settings.lease * 1000), json.dumps(info)
         self.incarnations: set[str] = set()
+        self._unheard = Complaints(logger)
 
     def worker_is_dead(self) -> bool:
         """Whether somebody else became our parent."""
@@ -62,7 +64,9 @@ class Beat:
                 pass  # bounded work per call; the next call goes on
             self._store.run(flights.promote(keys, PROMOTE))
         except CeleriacError as error:
-            logger.warning("the beat of worker %d was not heard: %s", self._worker, error)
+            self._unheard.about("the beat of worker %d was not heard: %s", self._worker, error)
+        else:
+            self._unheard.over(f"the beat of worker {self._worker} is heard again")
 
     def _renew(self) -> None:
         names = sorted(self.incarnations)

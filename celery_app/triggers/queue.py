@@ -20,6 +20,7 @@ import inspect
 import itertools
 import logging
 import os
+import random
 import socket
 import threading
 import time
@@ -32,6 +33,7 @@ from celeriac.orchestrations.errors import CeleriacError, RedisUnavailableError
 from celeriac.orchestrations.triggers import QueueTrigger
 
 from ..client.sync import Client, LimitError, LostListenerError, StoreError, TakenMessage
+from ..complaints import Complaints
 from .message import MessageClient
 
 __all__ = ["QueueTriggers"]
@@ -44,6 +46,7 @@ FIRST_DELAY = 0.25  # seconds before the second try; doubles
 MAX_DELAY = 30.0
 POLL = 1.0  # longest blocking wait, seconds
 MAX_REASON = 2000
+MAX_PAUSE = 5.0  # seconds between tries to reach Redis
 
 
 class ListenerDiedError(Exception):
@@ -141,11 +144,14 @@ class QueueTriggers:
             logger.warning("listener %s could not sign off: %s", self._identity.current, error)
 
     def _keep_alive(self) -> None:
+        trouble = Complaints(logger)
         while not self._ended.is_set():
             try:
                 self._identity.beat()
             except CeleriacError as error:
-                logger.warning("the listeners of this process could not beat: %s", error)
+                trouble.about("the listeners of this process could not beat: %s", error)
+            else:
+                trouble.over("the listeners of this process beat again")
             self._ended.wait(self._beat)
 
 
@@ -171,6 +177,8 @@ class QueueListener:
         self._todo: deque[TakenMessage] = deque()  # to be handled now
         self._order = itertools.count()
         self._unsure = False  # whether a reply was lost that may have been a taken message
+        self._changes = 0  # of the server behind the client, as far as this listener has acted on them
+        self._trouble = Complaints(logger)
         self._runner: asyncio.Runner | None = None
 
     def run(self) -> None:
@@ -180,15 +188,16 @@ class QueueListener:
             try:
                 self._step()
                 pause = 0.1
+                self._trouble.over(f"queue {self.queue}: Redis answers again")
                 continue
             except (RedisUnavailableError, StoreError) as error:
-                logger.warning("queue %s: %s; trying again", self.queue, error)
+                self._trouble.about("queue %s: %s; trying again", self.queue, error)
                 self._unsure = True
             except Exception:
                 # The thread has nobody above it: whatever this is, the queue must go on.
                 logger.exception("queue %s: the listener failed; it goes on", self.queue)
-            self._stopping.wait(pause)
-            pause = min(5.0, pause * 2)
+            self._stopping.wait(random.uniform(pause / 2, pause))
+            pause = min(MAX_PAUSE, pause * 2)
         self._give_back()
         if self._runner is not None:
             self._runner.close()
@@ -198,6 +207,8 @@ class QueueListener:
         if not self._identity.current:
             self._stopping.wait(0.02)
             return
+        if self._changes != self._client.server_changes:  # it may hold for us what we are done with
+            self._changes, self._unsure = self._client.server_changes, True
         if self._unsure:
             self._look_up_own()
         self._release_due()

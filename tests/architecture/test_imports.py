@@ -36,7 +36,8 @@ RULES = [
     Rule("activities/", ("celeriac.orchestrations", "celeriac.activities")),
     Rule("cli/", ("celeriac.cli", "celeriac.celery_app", "celeriac.orchestrations", "click", "rich")),
     Rule("celery_app/triggers/", ("celeriac.celery_app.client", "celeriac.celery_app.triggers",
-                                  "celeriac.celery_app.settings", "celeriac.orchestrations")),
+                                  "celeriac.celery_app.settings", "celeriac.celery_app.complaints",
+                                  "celeriac.orchestrations")),
 ]  # fmt: skip
 
 # Only these may touch redis-py, and only these Celery and kombu.

@@ -90,3 +90,28 @@ def test_a_live_execution_of_a_lost_past_is_not_continued(lab: Any) -> None:
     for worker in (first, second):
         worker._stopping = True
         worker._leave()
+
+
+def test_a_claim_that_came_back_with_an_older_state_is_handed_back(lab: Any) -> None:
+    """Redis remembers a claim, its holder has long committed: nobody but the holder can let it go."""
+
+    @lab.orchestrator
+    async def listens(ctx: Any) -> str:
+        return await ctx.wait_for_external_event("word", str)
+
+    worker = by_hand(lab)
+    instance = lab.client.start(listens)
+    rounds(worker, 1)  # claimed, the turn taken and not yet sent
+    before = photograph(lab.store)
+    rounds(worker)
+    assert lab.status(instance) == "Running"
+    rewind(lab.store, before)
+    assert lab.store.client.hget(lab.store.keys.inst(instance), "stage") == b"2"
+    worker._chores.renewed()
+    rounds(worker, 3)
+    assert lab.status(instance) == "Running"
+    lab.client.raise_event(instance, "word", "end")
+    rounds(worker)
+    assert lab.client.wait(instance, timeout=10).output == "end"
+    worker._stopping = True
+    worker._leave()
