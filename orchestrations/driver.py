@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
-from collections.abc import Callable, Coroutine, Generator
-from functools import lru_cache
+from collections.abc import Coroutine, Generator
 from types import FrameType
 from typing import Any
 
@@ -26,6 +25,7 @@ from .errors import (
 )
 from .grouping import group_awaited
 from .history import ExecutionStarted
+from .inputs import has_default, read_input
 from .registry import OrchestratorDefinition
 from .run import Run
 from .tasks import OPEN, Task
@@ -44,13 +44,6 @@ _NO_ASYNCIO = "asyncio cannot be used in orchestrators: use ctx.create_timer to 
 def cancellation(reason: str) -> OrchestrationCancelledError:
     """What is raised at the await when a client cancels the instance."""
     return OrchestrationCancelledError(reason or "the orchestration was cancelled")
-
-
-@lru_cache(maxsize=1024)
-def _has_default(function: Callable[..., Any]) -> bool:
-    """Does the input parameter have a default, to be used when no input was given?"""
-    parameters = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.KEYWORD_ONLY]
-    return len(parameters) > 1 and parameters[1].default is not inspect.Parameter.empty
 
 
 class Driver:
@@ -75,14 +68,14 @@ class Driver:
         if self.cancelled is not None:
             self._pending = cancellation(self.cancelled)
         try:
-            value = codec.decode(self._run.text(event.input), definition.input_type)
+            value = read_input(definition, self._run.text(event.input))
         except CodecError as error:
             wrong = CodecError(f"the input of orchestrator {definition.name!r} cannot be read: {error}")
             return failure_from(wrong)
         version = event.version or definition.version
         context = OrchestrationContext(self._run, event, version, value)
         function = definition.function
-        with_input = definition.takes_input and not (event.input is None and _has_default(function))
+        with_input = definition.takes_input and not (event.input is None and has_default(function))
         try:
             code = function(context, value) if with_input else function(context)
         except Exception as error:  # noqa: BLE001 - a wrapper around the author's function may raise anything

@@ -85,6 +85,9 @@ class AsyncClient:
     ) -> str:
         """Start an instance, by the name of its orchestrator or the function itself; returns its id.
 
+        None is the same as no input. Where the function is at hand, an input that does not fit it, a missing
+        one included, is refused (InvalidArgumentError); else the instance fails when it begins.
+
         An id that still runs is refused (InstanceExistsError) unless `on_conflict` says "use_existing" or
         "terminate_existing". One that has finished is replaced: its state, output and history are gone, so
         use an id of its own for each thing you want to look up later. Under one `idempotency_key` only the

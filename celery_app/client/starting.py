@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from celeriac.orchestrations import codec
 from celeriac.orchestrations.errors import CodecError, InvalidArgumentError
 from celeriac.orchestrations.history import ExecutionStarted
+from celeriac.orchestrations.inputs import read_input
 from celeriac.orchestrations.registry import Orchestrator as _Declared
 from celeriac.orchestrations.registry import OrchestratorDefinition, Registry
 
@@ -55,7 +56,7 @@ class Starting:
         checked_tags = check.check_tags(tags)
         text, aside = self.put_aside(input, "input", "pinput")
         due = check.due_millis(start_at, lambda: datetime.now(UTC))
-        self._check_input(orchestrator, name, version, input)
+        self._check_input(orchestrator, name, version, None if input is None else codec.encode(input))
         yield from self._check_served(name, version)
         event = ExecutionStarted(
             execution=new_execution(),
@@ -96,17 +97,19 @@ class Starting:
                 return True
         return False
 
-    def _check_input(self, orchestrator: Orchestrator, name: str, version: str, input: object) -> None:
-        """Where the function is at hand, an input it could not read is refused here, naming the field."""
+    def _check_input(self, orchestrator: Orchestrator, name: str, version: str, text: str | None) -> None:
+        """Where the function is at hand, an input it could not take is refused here: one that it cannot read,
+        one that is missing, one that it has no parameter for.
+        """
         definition: OrchestratorDefinition | None
         if isinstance(orchestrator, _Declared):
             definition = orchestrator.definition
         else:
             definition = self._registry.get(name, version)
-        if definition is None or not definition.takes_input or input is None:
+        if definition is None:
             return
         try:
-            codec.decode(codec.encode(input), definition.input_type)
+            read_input(definition, text)
         except CodecError as error:
             raise InvalidArgumentError(f"the input does not fit orchestrator {name!r}: {error}") from error
 

@@ -21,6 +21,7 @@ from celeriac.cli.main import run
 
 EXAMPLES = "celeriac.orchestrations.examples"
 EXPENSE = '{"expense_id": "e", "employee": "kim", "amount": "1", "folder": "/tmp"}'
+ORDER = '{"database": "/tmp/shop", "order_id": "7"}'
 
 
 @pytest.fixture(scope="module")
@@ -59,15 +60,21 @@ def test_start_prints_the_id_and_warns_beside_it_that_nobody_will_run_it(cli: Cl
 
 
 def test_the_same_id_twice(cli: Cli) -> None:
-    assert cli("start", "approve_expense", "--id", "e-1")[0] == 0
-    code, out, err = cli("start", "approve_expense", "--id", "e-1")
+    assert cli("start", "approve_expense", "-i", EXPENSE, "--id", "e-1")[0] == 0
+    code, out, err = cli("start", "approve_expense", "-i", EXPENSE, "--id", "e-1")
     assert (code, out) == (Exit.EXISTS, "")
     assert "e-1 is still running" in err
-    assert cli("start", "approve_expense", "--id", "e-1", "--on-conflict", "use_existing")[:2] == (0, "e-1\n")
+    assert cli("start", "approve_expense", "-i", EXPENSE, "--id", "e-1", "--on-conflict", "use_existing")[
+        :2
+    ] == (0, "e-1\n")
 
 
 def test_a_bad_id(cli: Cli) -> None:
-    for argv in (["start", "approve_expense", "--id", "a/b"], ["status", "a/b"], ["cancel", "a/b"]):
+    for argv in (
+        ["start", "approve_expense", "-i", EXPENSE, "--id", "a/b"],
+        ["status", "a/b"],
+        ["cancel", "a/b"],
+    ):
         code, out, err = cli(*argv)
         assert (code, out) == (Exit.USAGE, "")
         assert "contains '/' at position 1" in err
@@ -102,6 +109,9 @@ def test_an_input_that_does_not_fit_starts_nothing(
     assert (code, out) == (Exit.USAGE, "")
     assert "the input does not fit orchestrator 'order_things'" in err
     assert cli("status", "o-1")[0] == Exit.NOT_FOUND
+    code, out, err = cli(*start[:-1])
+    assert (code, out) == (Exit.USAGE, "")
+    assert "the input does not fit orchestrator 'order_things': none was given" in err
     assert cli(*start, "3")[:2] == (0, "o-1\n"), "what the module prints does not mix with the id"
 
 
@@ -121,7 +131,7 @@ def test_a_value_over_the_limit(cli: Cli, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_status_list_and_history(cli: Cli) -> None:
     cli("start", "approve_expense", "-i", EXPENSE, "--id", "e-1", "--tag", "dept=a")
-    cli("start", "fulfil_order", "--id", "o-1", "--delay", "1h")
+    cli("start", "fulfil_order", "-i", ORDER, "--id", "o-1", "--delay", "1h")
     code, out, err = cli("status", "e-1")
     assert code == 0
     assert "Pending" in out
@@ -175,7 +185,7 @@ def test_an_instance_that_is_not_there(cli: Cli, argv: list[str]) -> None:
 
 
 def test_an_instance_that_has_ended_and_one_that_has_not(cli: Cli) -> None:
-    cli("start", "approve_expense", "--id", "e-1")
+    cli("start", "approve_expense", "-i", EXPENSE, "--id", "e-1")
     assert cli("purge", "e-1")[0] == Exit.NOT_ENDED
     assert cli("restart", "e-1")[0] == Exit.NOT_ENDED
     assert cli("terminate", "e-1", "--reason", "a test")[0] == 0
@@ -223,7 +233,9 @@ def test_restart_prints_the_id_and_keeps_the_input(cli: Cli) -> None:
 
 
 def test_waiting_ends_in_time_and_says_that_nobody_works(cli: Cli) -> None:
-    code, out, err = cli("start", "approve_expense", "--id", "e-1", "--wait", "--timeout", "0.2s", "--json")
+    code, out, err = cli(
+        "start", "approve_expense", "-i", EXPENSE, "--id", "e-1", "--wait", "--timeout", "0.2s", "--json"
+    )
     assert code == Exit.TIMEOUT
     assert json.loads(out)["runtimeStatus"] == "Pending"
     assert "no orchestrator worker is alive" in err
@@ -232,7 +244,7 @@ def test_waiting_ends_in_time_and_says_that_nobody_works(cli: Cli) -> None:
 
 
 def test_a_piped_watch_prints_changes_and_ends_with_the_instance(cli: Cli, url: str, hub: str) -> None:
-    cli("start", "approve_expense", "--id", "e-1")
+    cli("start", "approve_expense", "-i", EXPENSE, "--id", "e-1")
     with Client(url, hub) as client:
         ending = threading.Timer(0.4, client.terminate, ["e-1"])
         ending.start()
@@ -258,7 +270,7 @@ def test_a_watch_as_json_is_one_tree_a_line(cli: Cli, url: str, hub: str) -> Non
 
 def test_purging_many_asks_first(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("e-1", "e-2", "e-3"):
-        cli("start", "approve_expense", "--id", name)
+        cli("start", "approve_expense", "-i", EXPENSE, "--id", name)
     cli("terminate", "e-1")
     cli("terminate", "e-2")
     monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))

@@ -61,6 +61,11 @@ def registry() -> Registry:
     made.add(FULFIL)
     for name in ("flow", "other"):
         made.add(definition(name))
+    made.add(OrchestratorDefinition(name="plain", version="", function=lambda ctx: None, takes_input=False))
+    asks = OrchestratorDefinition(
+        name="asks", version="", function=lambda ctx: ctx.get_input(), takes_input=False
+    )
+    made.add(asks)
     return made
 
 
@@ -134,6 +139,8 @@ def test_nothing_is_written_when_a_start_is_refused(client: Client, store: Store
             lambda: client.start("fulfil", version="9"),
         ),
         (InvalidArgumentError, "count", lambda: client.start("fulfil", {"sku": "a", "count": "many"})),
+        (InvalidArgumentError, "'fulfil': none was given", lambda: client.start("fulfil")),
+        (InvalidArgumentError, "'plain': one was given", lambda: client.start("plain", 7)),
         (InvalidArgumentError, "on_conflict", lambda: client.start("flow", on_conflict=cast(Any, "replace"))),
         (InvalidArgumentError, "start_at", lambda: client.start("flow", start_at=cast(Any, "tomorrow"))),
         (InvalidArgumentError, "@orchestrator", lambda: client.start(cast(Any, fulfil))),
@@ -142,6 +149,14 @@ def test_nothing_is_written_when_a_start_is_refused(client: Client, store: Store
         with pytest.raises(error, match=text):
             call()
     assert list(store.client.scan_iter(match=f"{store.keys.hub}:inst:*")) == []
+
+
+def test_an_input_may_be_asked_for_and_may_be_none(client: Client, player: Player) -> None:
+    client.start("asks", 7, instance_id="a")
+    assert client.get("a").input == 7
+    player.complete()
+    assert client.get(client.start("plain")).input is None
+    player.complete()
 
 
 def test_a_name_that_any_process_served_may_be_started(client: Client, store: Store, player: Player) -> None:
