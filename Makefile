@@ -4,13 +4,14 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help demo dev test check bench clean
+.PHONY: help demo dev test check bench chaos clean
 help:
 	@echo "make demo   run the three shipped orchestrations on real input"
 	@echo "make dev    the same set-up, and stay up"
 	@echo "make test   every test"
 	@echo "make check  lint, types, architecture"
 	@echo "make bench  the benchmarks against raw Celery"
+	@echo "make chaos  break everything for MINUTES=20 under SEED=1, then check that nothing was lost"
 	@echo "make clean  remove what the other targets made"
 
 $(STAMP): pyproject.toml
@@ -41,6 +42,9 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks $(if $(W),--only $(W))
+
+chaos: $(STAMP)
+	$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),20) --seed $(or $(SEED),1)
 
 clean:
 	rm -rf $(VENV) .celeriac build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
