@@ -8,16 +8,18 @@ import signal
 import types
 
 from celeriac.activities import ACTIVITIES
+from celeriac.orchestrations.errors import InvalidArgumentError
 from celeriac.orchestrations.registry import REGISTRY
 from celeriac.orchestrations.triggers import TRIGGERS
 
+from .activity_worker import imposed
 from .app import create_app
 from .client.sync import Client
 from .emission import Emitter
 from .orchestrator.worker import OrchestratorWorker
 from .settings import Settings
 from .store import Store
-from .store.server import check_server, ensure_suitable, info, note_schema
+from .store.server import ensure_startable, info, note_schema
 from .triggers.queue import QueueTriggers
 
 __all__ = ["run_orchestrator"]
@@ -31,12 +33,19 @@ def run_orchestrator(settings: Settings) -> None:
     Imports the modules of `settings.apps`, refuses an unsuitable Redis, listens to the declared queues.
     """
     app = create_app(settings)
+    if complaint := imposed.complaint(app, settings):
+        raise InvalidArgumentError(complaint)
     with Store.connect(settings) as store, Client(settings=settings, store=store) as client:
-        for finding in ensure_suitable(check_server(store.run(info()))):
+        for finding in ensure_startable(store.run(info()), settings.redis_url):
             logger.warning("Redis: %s", finding.text)
         store.run(note_schema(store.keys))
         worker = OrchestratorWorker(
-            store, Emitter(app, settings), REGISTRY, settings, activities=ACTIVITIES.names()
+            store,
+            Emitter(app, settings),
+            REGISTRY,
+            settings,
+            activities=ACTIVITIES.names(),
+            about={"lists": imposed.lists(app, settings)},
         )
         triggers = QueueTriggers(client, TRIGGERS.queues())
 

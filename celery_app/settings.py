@@ -118,6 +118,11 @@ class Settings:
         return f"{self.queue_prefix}{queue or self.queue}"
 
     @property
+    def database(self) -> int:
+        """The number of the database in that Redis."""
+        return int(_database(urlsplit(self.redis_url)) or 0)
+
+    @property
     def shown_url(self) -> str:
         """The URL without its password, for messages and logs."""
         return masked_url(self.redis_url)

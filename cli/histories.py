@@ -86,7 +86,7 @@ def _about(event: AnyEvent, names: dict[int | None, str]) -> str:
 def _detail(event: AnyEvent) -> str:
     match event:
         case kinds.ExecutionStarted(name=name, version=version, input=text, reason=reason):
-            why = f"(restarted: {reason})" if reason else ""
+            why = f"(restarted: {render.first_line(reason)})" if reason else ""
             return " ".join(part for part in (name, version, _payload(text), why) if part)
         case kinds.GroupScheduled(size=size):
             return f"{size} parts"
@@ -117,7 +117,7 @@ def _ending(event: AnyEvent) -> str:
     failure = getattr(event, "failure", None)
     if failure is not None:
         return render.short_failure(failure)
-    return str(getattr(event, "reason", "") or getattr(event, "change", ""))
+    return render.first_line(str(getattr(event, "reason", "") or getattr(event, "change", "")), 200)
 
 
 def _payload(text: str | None) -> str:

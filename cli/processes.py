@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -38,10 +40,10 @@ def _serving_settings(common: Common) -> Settings:
 def _refuse_unsuitable(settings: Settings) -> None:
     """Celery alone would try for ever to reach a Redis that is not there, and take one that loses work."""
     from celeriac.celery_app.store import Store
-    from celeriac.celery_app.store.server import check_server, ensure_suitable, info, note_schema
+    from celeriac.celery_app.store.server import ensure_startable, info, note_schema
 
     with Store.connect(settings) as store:
-        ensure_suitable(check_server(store.run(info())))
+        ensure_startable(store.run(info()), settings.redis_url)
         store.run(note_schema(store.keys))
 
 
@@ -91,9 +93,13 @@ def worker(
     """
     settings = _serving_settings(common)
     _refuse_unsuitable(settings)
+    from celeriac.celery_app.activity_worker import imposed
     from celeriac.celery_app.app import create_app, run_worker, worker_queues
 
     celery_app = create_app(settings)
+    complaint = imposed.complaint(celery_app, settings)  # here: Celery ends with 0 when it refuses pickle
+    if complaint:
+        fail(complaint, Exit.FAILED)
     arguments = [
         "worker",
         f"--pool={pool}",
@@ -121,9 +127,14 @@ def worker(
 @json_option
 @pass_common
 def workers(common: Common, as_json: bool) -> None:
-    """Show the living orchestrators, workers and listeners."""
+    """Show the orchestrators, workers and listeners.
+
+    A process that was killed stays in the list until its lease ends (CELERIAC_LEASE); until then
+    it says for how long nothing was heard of it.
+    """
     with common.client() as client:
         processes = sorted(client.workers(), key=lambda process: (process.kind, process.incarnation))
+        lease, beat = client.settings.lease, client.settings.beat
     if as_json:
         print_json([process.to_payload() for process in processes])
         return
@@ -132,7 +143,7 @@ def workers(common: Common, as_json: bool) -> None:
         return
     from . import render
 
-    render.console().print(render.process_table(processes))
+    render.console().print(render.process_table(processes, lease, beat))
 
 
 @click.command()
@@ -145,7 +156,8 @@ def doctor(common: Common, as_json: bool) -> int:
     """
     from celeriac.celery_app import doctor as checks
 
-    report = checks.examine(common.settings())
+    with contextlib.redirect_stdout(sys.stderr):  # what the modules print must not mix with the report
+        report = checks.examine(common.settings())
     if as_json:
         print_json(report.to_payload())
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .common import Common, Given, JsonInput, json_option, pass_common, print_json
+from .common import Common, Given, JsonInput, json_option, pass_common, print_json, warn
 from .exits import Exit
 
 
@@ -23,6 +23,10 @@ def push(common: Common, name: str, given: Given) -> None:
     """Put a message into a queue; a listener starts an instance with it."""
     with common.client() as client:
         waiting = client.push(name, given.value)
+        listened = {queue for p in client.workers() if p.kind == "listener" for queue in p.info["queues"]}
+    if name not in listened:
+        known = f" (they listen to {', '.join(sorted(listened))})" if listened else ""
+        warn(f"no living orchestrator listens to {name}{known}, so the message waits; is the name right?")
     click.echo(f"{waiting} message{'' if waiting == 1 else 's'} in {name}.", err=True)
 
 

@@ -139,9 +139,9 @@ def _about(state: OrchestrationState) -> str:
     if state.failure is not None:
         return short_failure(state.failure)
     if state.waiting:
-        return f"waits: {state.waiting}"
+        return first_line(f"waits: {state.waiting}")
     if state.reason:
-        return state.reason
+        return first_line(state.reason)
     return value(state.custom_status, 60) if state.custom_status is not None else ""
 
 
@@ -153,9 +153,11 @@ def short_failure(failure: FailureDetails) -> str:
 
 
 def first_line(text: str, limit: int = 80) -> str:
-    """The first line of a text, cut."""
-    line = text.splitlines()[0] if text else ""
-    return line if len(line) <= limit else line[: limit - 1] + "…"
+    """The first line of a text that says anything; cut when it is too long or not the last."""
+    first, *more = [line.rstrip() for line in text.splitlines() if line.strip()] or [""]
+    if len(first) > limit:
+        return first[: limit - 1] + "…"
+    return f"{first} …" if more else first
 
 
 def show_state(out: Console, state: OrchestrationState) -> None:
@@ -181,7 +183,7 @@ def show_state(out: Console, state: OrchestrationState) -> None:
             grid.add_row(name, Text(str(fact)))
     for name, text, content in (
         ("Input", state.input_text, state.input),
-        ("Progress", state.custom_text, state.custom_status),
+        ("Custom status", state.custom_text, state.custom_status),
         ("Output", state.output_text, state.output),
     ):
         if text is not None:
@@ -227,15 +229,15 @@ def _path(frame: str) -> str:
     return path if within is None else f"/celeriac/{within.name}{path[len(str(within)) :]}"
 
 
-def process_table(processes: Sequence[ProcessInfo]) -> Table:
-    """`celeriac workers`."""
+def process_table(processes: Sequence[ProcessInfo], lease: float, beat: float) -> Table:
+    """`celeriac workers`. `lease` and `beat` in seconds: when each was last heard of, and what is late."""
     table = plain_table("Process", "Host", "Pid", "Up", "Beat", "Pool", "Serves")
     now = datetime.now(UTC)
     for process in processes:
         info = process.info
         started = info.get("started")
         up = duration(now - datetime.fromtimestamp(started / 1000, UTC)) if isinstance(started, int) else ""
-        late = now > process.lapses_at
+        silence = (now - process.lapses_at).total_seconds() + lease
         host = info.get("host") or str(info.get("hostname", "")).rpartition("@")[2]
         pool = f"{info['pool']} × {info.get('concurrency', '?')}" if "pool" in info else ""
         serves = info.get("queues") or info.get("apps") or ()
@@ -244,11 +246,20 @@ def process_table(processes: Sequence[ProcessInfo]) -> Table:
             Text(str(host)),
             str(info.get("pid", "")),
             up,
-            Text("overdue", style="red") if late else Text("alive", style="green"),
+            _heard(silence, lease, beat),
             Text(pool),
             Text(", ".join(map(str, serves)) if isinstance(serves, list | tuple) else str(serves)),
         )
     return table
+
+
+def _heard(silence: float, lease: float, beat: float) -> Text:
+    """When a process was last heard of: without a beat it may be dead, without a lease it is."""
+    if silence > lease:
+        return Text(f"dead: not heard for {duration(silence)}", style="red")
+    if silence > 1.5 * beat + 1:
+        return Text(f"not heard for {duration(silence)}", style="yellow")
+    return Text(f"alive, {duration(max(0.0, silence))} ago", style="green")
 
 
 def poison_table(messages: Iterable[PoisonMessage]) -> Table:
@@ -256,7 +267,7 @@ def poison_table(messages: Iterable[PoisonMessage]) -> Table:
     table = plain_table("Since", "Tries", "Reason", "Message")
     for message in messages:
         payload = message.to_payload()
-        words = (str(payload[key]) for key in ("since", "tries", "reason"))
+        words = (first_line(str(payload[key]), 200) for key in ("since", "tries", "reason"))
         table.add_row(*map(Text, words), Text(value(payload["message"])))
     return table
 

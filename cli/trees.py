@@ -61,7 +61,7 @@ def _head(progress: InstanceProgress) -> Text:
     text.append(state.id)
     text.append(f"  {render.duration(render.age(state))}", style="dim")
     if state.waiting:
-        text.append(f"  waits: {state.waiting}", style="yellow")
+        text.append(f"  waits: {render.first_line(state.waiting)}", style="yellow")
     if state.custom_status is not None:
         text.append(f"  {render.value(state.custom_status, 60)}", style="italic")
     return text
@@ -170,7 +170,7 @@ def _state_line(node: InstanceProgress) -> str:
     if state.custom_status is not None:
         words.append(render.value(state.custom_status, 200))
     if state.waiting:
-        words.append(f"(waits: {state.waiting})")
+        words.append(f"(waits: {render.first_line(state.waiting, 200)})")
     if state.failure:
         words.append(render.short_failure(state.failure))
     return " ".join(words)

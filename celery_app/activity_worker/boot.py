@@ -11,7 +11,7 @@ from celery.concurrency.solo import TaskPool as Solo
 from celeriac.orchestrations.errors import RedisUnavailableError, RedisUnsuitableError
 
 from ..store import views
-from ..store.server import check_server, ensure_suitable, info, note_schema
+from ..store.server import ensure_startable, info, note_schema
 from . import imposed
 from .runtime import Runtime, runtime_of
 from .task import ActivityTask
@@ -29,14 +29,11 @@ class BootCheck(bootsteps.StartStopStep):
 
     def __init__(self, parent: Any, **kwargs: Any) -> None:
         app = parent.app
-        problems = imposed.changed(app, runtime_of(app).settings)
-        if problems:
-            raise SystemExit(
-                "celeriac: this worker cannot start, because its Celery configuration was changed:\n  "
-                + "\n  ".join(problems)
-                + "\nRemove these settings from your modules (app.conf, CELERY_CONFIG_MODULE); "
-                "plain Celery tasks with other needs belong in an app and a worker of their own."
-            )
+        complaint = imposed.complaint(app, runtime_of(app).settings)
+        if complaint:
+            raise SystemExit(f"celeriac: {complaint}")
+        for doubt in imposed.doubtful(app, runtime_of(app).settings):
+            logger.warning("%s", doubt)
         if not runtime_of(app).settings.apps and not served(app):
             raise SystemExit(
                 "celeriac: this worker has no activities to run, and would take messages that it cannot run. "
@@ -65,7 +62,7 @@ def served(app: Any) -> list[str]:
 def introduce(runtime: Runtime, activities: list[str]) -> None:
     """Check the server and its schema, and note the activities' names for `UnknownNameError` and `doctor`."""
     store = runtime.store
-    for finding in ensure_suitable(check_server(store.run(info()))):
+    for finding in ensure_startable(store.run(info()), runtime.settings.redis_url):
         logger.warning("Redis: %s", finding.text)
     store.run(note_schema(store.keys))
     store.run(views.note_served(store.keys, {f"a {name}": [""] for name in activities}))

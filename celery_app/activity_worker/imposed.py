@@ -7,16 +7,29 @@ lose, repeat or mis-report work, so it refuses to start and names the setting.
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
 from typing import Any, Final
 
 from celery import Celery
 from kombu.entity import Queue
 from kombu.transport import TRANSPORT_ALIASES
+from kombu.transport import redis as kombu_redis
 
 from ..settings import Settings
 
-__all__ = ["CONSUMER", "REQUEST", "asserted", "broker_url", "changed", "imposed"]
+__all__ = [
+    "CONSUMER",
+    "REQUEST",
+    "asserted",
+    "broker_url",
+    "changed",
+    "complaint",
+    "doubtful",
+    "imposed",
+    "lists",
+    "priority_steps",
+]
 
 TRANSPORT_ALIAS: Final = "celeriac"
 TRANSPORT: Final = "celeriac.celery_app.transport.redis:Transport"
@@ -24,6 +37,8 @@ BACKEND: Final = "celeriac.celery_app.activity_worker.backend:Backend"
 CONSUMER: Final = "celeriac.celery_app.activity_worker.consumer:Consumer"
 REQUEST: Final = "celeriac.celery_app.activity_worker.request:ActivityRequest"
 
+STEPS: Final[list[int]] = list(kombu_redis.PRIORITY_STEPS)
+SEPARATOR: Final[str] = kombu_redis.Channel.sep
 VISIBILITY_TIMEOUT: Final = 24 * 3600  # stock transport only; recovery is the sweep's, in seconds
 
 _FIXED: Final[dict[str, Any]] = {
@@ -129,7 +144,69 @@ def changed(app: Celery, settings: Settings) -> list[str]:
             shown = "another address" if secret else repr(found)
             needed = "what Celeriac's own settings say (CELERIAC_REDIS_URL)" if secret else repr(wanted)
             problems.append(f"{name} is {shown}, and must be {needed}")
+    problems += _unchecked_certificates(app)
     return problems + _changed_options(app.conf.broker_transport_options or {}, settings)
+
+
+def complaint(app: Celery, settings: Settings) -> str:
+    """What a process says that cannot start because of `changed`; empty when it can."""
+    problems = changed(app, settings)
+    if not problems:
+        return ""
+    lines = "\n  ".join(problems)
+    return (
+        f"this process cannot start, because its Celery configuration was changed:\n  {lines}\n"
+        "Remove these settings from your modules (app.conf, CELERY_CONFIG_MODULE); "
+        "plain Celery tasks with other needs belong in an app and a worker of their own."
+    )
+
+
+def _unchecked_certificates(app: Celery) -> list[str]:
+    """TLS without a check of who answers, which Celery itself only warns of."""
+    found = []
+    for name in ("broker_use_ssl", "redis_backend_use_ssl"):
+        options = app.conf.get(name)
+        required = options.get("ssl_cert_reqs") if isinstance(options, Mapping) else None
+        name_of = str(required).lower().removeprefix("verifymode.").removeprefix("cert_")
+        if required is not None and (required == ssl.CERT_NONE or name_of == "none"):
+            found.append(f"{name} leaves the certificate unchecked, and must ask for ssl.CERT_REQUIRED")
+    return found
+
+
+def doubtful(app: Celery, settings: Settings) -> list[str]:
+    """What may be meant so, but hardly is: one line each."""
+    if settings.transport != "stock":
+        return []  # our transport returns what a dead worker held, and nothing else
+    visibility = (app.conf.broker_transport_options or {}).get("visibility_timeout", VISIBILITY_TIMEOUT)
+    tasks: list[Any] = [task for task in app.tasks.values() if getattr(task, "activity", None) is not None]
+    longest = max(tasks, key=lambda task: task.activity.options.timeout, default=None)
+    if longest is None or longest.activity.options.timeout <= visibility * 1000:
+        return []
+    length = longest.activity.options.timeout / 1000
+    return [
+        f"activity {longest.activity.name!r} may take {length:g} s, longer than the visibility timeout of "
+        f"the stock transport ({visibility:g} s): a second worker would get it meanwhile; "
+        "set broker_transport_options['visibility_timeout'] higher, or use the transport 'celeriac'"
+    ]
+
+
+def priority_steps(app: Celery) -> list[int]:
+    """The priorities that have a list of their own in Redis."""
+    return list((app.conf.broker_transport_options or {}).get("priority_steps", STEPS))
+
+
+def lists(app: Celery, settings: Settings) -> dict[str, Any]:
+    """How this process names the lists of messages in Redis; all of a hub must do so alike.
+
+    It is part of what an orchestrator or worker says about itself, and `celeriac doctor` compares.
+    """
+    options = app.conf.broker_transport_options or {}
+    return {
+        "queue": settings.queue,
+        "prefix": options.get("global_keyprefix", ""),
+        "separator": options.get("sep", SEPARATOR),
+        "priority_steps": priority_steps(app),
+    }
 
 
 def _changed_options(options: Mapping[str, Any], settings: Settings) -> list[str]:

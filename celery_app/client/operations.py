@@ -70,7 +70,8 @@ class Operations:
             request = next(operation)
         except StopIteration as done:
             return done.value
-        server.ensure_suitable(server.check_server((yield from ask(server.info()))))
+        found = server.check_server((yield from ask(server.info())))
+        server.ensure_suitable(found, self.settings.redis_url)
         yield from ask(server.note_schema(self.keys))
         self._suitable = True
         return (yield from resumed(operation, request))

@@ -24,7 +24,7 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from celeriac.orchestrations.errors import RedisUnavailableError
@@ -79,11 +79,13 @@ class OrchestratorWorker:
         settings: Settings,
         *,
         activities: Iterable[str] = (),
+        about: Mapping[str, Any] | None = None,
         batch: int = BATCH,
     ) -> None:
         self._store, self._registry, self._settings, self._limit = store, registry, settings, batch
         self._keys = store.keys
         self._activities = set(activities)
+        self._about = dict(about or {})  # what else this process says about itself
         self._served = Served(self._activities)
         self._stopping = False  # a plain flag: taking a lock in a signal handler can deadlock
         self.incarnation = ""
@@ -136,6 +138,7 @@ class OrchestratorWorker:
             "python": sys.version.split()[0],
             "apps": list(self._settings.apps),
             "started": self._chores.clock.now(),
+            **self._about,
         }
         self._store.run(
             flights.beat(

@@ -5,19 +5,61 @@ A finding of level "refuse" means that work would be lost or never done; "warn" 
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
+from urllib.parse import parse_qs, urlsplit
 
 from celeriac.orchestrations.errors import RedisUnsuitableError
 
+from ..settings import masked_url
 from .keys import Keys
 from .scripts import Call, command, script
 
-__all__ = ["SCHEMA", "Finding", "check_server", "ensure_suitable", "info", "note_schema"]
+__all__ = [
+    "SCHEMA",
+    "Finding",
+    "check_access",
+    "check_server",
+    "ensure_startable",
+    "ensure_suitable",
+    "info",
+    "note_schema",
+]
 
 SCHEMA = 1  # of the records; a newer one in Redis is refused
 OLDEST = (6, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A security fault of Redis: since which release, and the first one of each line without it.
+
+    A line that is not named was not mended, unless it is newer than all that are.
+    """
+
+    name: str
+    since: tuple[int, ...]
+    fixed: tuple[tuple[int, ...], ...]
+
+    def is_in(self, number: tuple[int, ...]) -> bool:
+        """Whether this release has it."""
+        if number < self.since:
+            return False
+        line = next((fixed for fixed in self.fixed if fixed[:2] == number[:2]), None)
+        return number < line if line else number < max(self.fixed)
+
+    def remedy(self, number: tuple[int, ...]) -> tuple[int, ...]:
+        """The nearest release without it."""
+        return min(fixed for fixed in self.fixed if fixed > number)
+
+
+FAULTS: Final = (
+    Fault("CVE-2024-31228", (2, 2, 5), ((6, 2, 16), (7, 2, 6), (7, 4, 1))),
+    Fault("CVE-2025-49844", (2, 6), ((6, 2, 20), (7, 2, 11), (7, 4, 6), (8, 0, 4), (8, 2, 2))),
+    Fault("CVE-2026-23479", (7, 2), ((7, 2, 14), (7, 4, 9), (8, 2, 6), (8, 4, 3), (8, 6, 3))),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +100,8 @@ def _refusals(info: Mapping[str, Any]) -> list[Finding]:
         )
     role = info.get("role", "master")
     if role != "master":
-        found.append(Finding("refuse", "role", f"this Redis is a {role}; use the address of the master"))
+        kind = "replica" if role == "slave" else role
+        found.append(Finding("refuse", "role", f"this Redis is a {kind}; use the address of the master"))
     if _number(info, "cluster_enabled"):
         text = "this Redis is a cluster; one transition changes keys of many slots, so use one master"
         found.append(Finding("refuse", "cluster", text))
@@ -93,7 +136,52 @@ def _warnings(info: Mapping[str, Any]) -> list[Finding]:
             f"{used * 100 // limit}% of maxmemory is used; at 100% every write is refused: raise it or purge"
         )
         found.append(Finding("warn", "memory", text))
-    return found
+    return found + _faults(info)
+
+
+def _faults(info: Mapping[str, Any]) -> list[Finding]:
+    """The known security faults of this release. All of them need somebody who can send commands, so a
+    server that listens on a socket of this machine only is not spoken of.
+    """
+    if "valkey" in str(info.get("server_name", "")) or not _number(info, "tcp_port"):
+        return []
+    version = str(info.get("redis_version", "0"))
+    number = tuple(int(part) for part in version.split(".")[:3] if part.isdigit())
+    faults = [fault for fault in FAULTS if fault.is_in(number)]
+    if not faults:
+        return []
+    fixed = ".".join(map(str, max(fault.remedy(number) for fault in faults)))
+    names = ", ".join(fault.name for fault in faults)
+    text = f"Redis {version} has known security faults ({names}) unless your distribution patched it"
+    return [Finding("warn", "release", f"{text}; {fixed} has none of them")]
+
+
+def check_access(url: str) -> Finding | None:
+    """What speaks against reaching Redis by this URL: everybody can, or everybody can listen."""
+    parts = urlsplit(url)
+    host, query = parts.hostname or "", parse_qs(parts.query)
+    if parts.scheme == "unix" or _is_loopback(host):
+        return None
+    if not (parts.password or "password" in query or "ssl_certfile" in query):
+        text = (
+            f"Redis on {host} takes commands without a password, and whoever can give it commands runs the "
+            "workflows; set requirepass or an ACL user and put it into CELERIAC_REDIS_URL"
+        )
+        return Finding("refuse", "access", text)
+    if parts.scheme != "rediss":
+        text = f"the password and all data travel to {host} in clear; use rediss:// (TLS)"
+        return Finding("warn", "access", text)
+    if query.get("ssl_check_hostname", ["true"])[-1].lower() in {"false", "0", "no"}:
+        text = f"ssl_check_hostname is off: any holder of a valid certificate can pose as {host}"
+        return Finding("warn", "access", text)
+    return None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _number(info: Mapping[str, Any], name: str) -> int:
@@ -101,12 +189,18 @@ def _number(info: Mapping[str, Any], name: str) -> int:
     return int(value) if str(value).isdigit() else 0
 
 
-def ensure_suitable(findings: Sequence[Finding]) -> list[Finding]:
-    """Raise RedisUnsuitableError for what must be refused; the warnings are the answer."""
+def ensure_suitable(findings: Sequence[Finding], url: str) -> list[Finding]:
+    """Raise RedisUnsuitableError for what must be refused at this address; the warnings are the answer."""
     refused = [finding.text for finding in findings if finding.level == "refuse"]
     if refused:
-        raise RedisUnsuitableError("; ".join(refused))
+        raise RedisUnsuitableError(f"Redis at {masked_url(url)} must not be used: {'; '.join(refused)}")
     return [finding for finding in findings if finding.level != "refuse"]
+
+
+def ensure_startable(info: Mapping[str, Any], url: str) -> list[Finding]:
+    """The same for a process that is about to take work: also who else can reach this Redis counts."""
+    access = check_access(url)
+    return ensure_suitable([*check_server(info), *([access] if access else [])], url)
 
 
 def note_schema(keys: Keys) -> Call[int]:

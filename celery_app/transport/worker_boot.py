@@ -21,6 +21,7 @@ from typing import Any
 
 from celery import Celery, bootsteps
 
+from ..activity_worker import imposed
 from ..settings import Settings
 from .inflight import ROSTER
 from .redis import Executor, Transport
@@ -107,12 +108,12 @@ class BeatStep(bootsteps.StartStopStep):
 
     def start(self, parent: Any) -> None:
         """Start."""
-        self._helper = Helper(self.settings, _info(parent))
+        self._helper = Helper(self.settings, _info(parent, self.settings))
         self._helper.start()
         parent.timer.call_repeatedly(self.settings.beat, self._helper.check)
 
 
-def _info(worker: Any) -> dict[str, Any]:
+def _info(worker: Any, settings: Settings) -> dict[str, Any]:
     return {
         "kind": "worker",
         "hostname": worker.hostname,
@@ -121,6 +122,7 @@ def _info(worker: Any) -> dict[str, Any]:
         "concurrency": worker.concurrency,
         "queues": sorted(worker.app.amqp.queues.consume_from),
         "started": int(time.time() * 1000),
+        "lists": imposed.lists(worker.app, settings),
     }
 
 

@@ -5,9 +5,9 @@ of those that a dead listener left, or in the poison list. Taking is one script;
 and the striking off of the message are one script too. A starter function runs between the two, and what it
 asks for is keyed by the message (message.py). So a listener may be killed at any instant.
 
-A message that fails is tried again after a growing delay, during which it stays in its listener's record and
-blocks nobody; after `max_dequeue` tries it goes to `<queue>-poison` with the reason. Redis being away, or
-full, is not the message's fault and costs it no try.
+A message that is not JSON goes to `<queue>-poison` at once, with the reason. One that fails is tried again
+after a growing delay, during which it stays in its listener's record and blocks nobody; after `max_dequeue`
+tries it goes there too. Redis being away, or full, is not the message's fault and costs it no try.
 
 `QueueTriggers` is what a process hosts: one identity that beats, and one thread for each declared trigger.
 """
@@ -29,7 +29,7 @@ from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from celeriac.orchestrations import codec
-from celeriac.orchestrations.errors import CeleriacError, RedisUnavailableError
+from celeriac.orchestrations.errors import CeleriacError, CodecError, RedisUnavailableError
 from celeriac.orchestrations.triggers import QueueTrigger
 
 from ..client.sync import Client, LimitError, LostListenerError, StoreError, TakenMessage
@@ -266,7 +266,11 @@ class QueueListener:
 
     def _lead_on(self, message: TakenMessage) -> None:
         """Do with the message what its trigger says, and strike it off."""
-        value = codec.decode(message.text)
+        try:
+            value = codec.decode(message.text)
+        except CodecError as error:
+            self._give_up(message, error)  # it will never be JSON: further tries are of no use
+            return
         trigger, operations = self._trigger, self._operations
         if trigger.orchestrator:
             self._client.run(operations.start(message, trigger.orchestrator, value, trigger.version or None))
@@ -294,11 +298,7 @@ class QueueListener:
         reason = f"{type(error).__name__}: {error}"[:MAX_REASON]
         most = self._trigger.max_dequeue
         if message.tries >= most:
-            self._client.run(self._operations.back(message, max_tries=most, reason=reason))
-            logger.error(
-                "queue %s: message %s goes to %s after %d tries: %s",
-                self.queue, message.id, self._trigger.poison, message.tries, reason,
-            )  # fmt: skip
+            self._give_up(message, error)
             return
         delay = min(MAX_DELAY, self._first_delay * 2 ** (message.tries - 1))
         logger.warning(
@@ -306,6 +306,15 @@ class QueueListener:
             self.queue, message.id, message.tries, most, delay, reason,
         )  # fmt: skip
         heapq.heappush(self._held, (time.monotonic() + delay, next(self._order), message))
+
+    def _give_up(self, message: TakenMessage, error: BaseException) -> None:
+        """To the poison list, with the reason."""
+        reason = f"{type(error).__name__}: {error}"[:MAX_REASON]
+        self._client.run(self._operations.back(message, max_tries=1, reason=reason))
+        logger.error(
+            "queue %s: message %s goes to %s after %d tries: %s",
+            self.queue, message.id, self._trigger.poison, message.tries, reason,
+        )  # fmt: skip
 
     def _release_due(self) -> None:
         """What failed and has waited long enough may be taken again, by any listener, its try counted."""

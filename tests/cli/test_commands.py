@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ import pytest
 from celeriac.celery_app import embedded
 from celeriac.celery_app.client.sync import Client
 from celeriac.celery_app.settings import Settings
-from celeriac.celery_app.store import Store, views
+from celeriac.celery_app.store import Store, flights, views
 from celeriac.cli.exits import Exit
 from celeriac.cli.main import run
 
@@ -282,11 +283,41 @@ def test_purging_many_asks_first(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> N
     assert [entry["instanceId"] for entry in json.loads(cli("list", "--json")[1])["instances"]] == ["e-3"]
 
 
-def test_trigger_queues(cli: Cli, hub: str) -> None:
-    assert cli("queue", "push", f"{hub}-orders", "-i", '{"a": 1}') == (0, "", f"1 message in {hub}-orders.\n")
+def test_trigger_queues(cli: Cli, url: str, hub: str) -> None:
+    code, out, err = cli("queue", "push", f"{hub}-orders", "-i", '{"a": 1}')
+    assert (code, out) == (0, "")
+    assert err.endswith(f"1 message in {hub}-orders.\n")
+    assert f"no living orchestrator listens to {hub}-orders" in err
+    with Store.connect(Settings(redis_url=url, hub=hub)) as store:
+        about = json.dumps({"kind": "listener", "queues": [f"{hub}-orders"]})
+        store.run(flights.beat(store.keys, "t1", 60_000, info=about, join=True))
+    assert cli("queue", "push", f"{hub}-orders", "-i", "2")[2] == f"2 messages in {hub}-orders.\n"
+    assert f"(they listen to {hub}-orders)" in cli("queue", "push", f"{hub}-order", "-i", "2")[2]
     assert cli("queue", "poison", f"{hub}-orders")[1] == ""
     assert json.loads(cli("queue", "poison", f"{hub}-orders", "--json")[1]) == []
     assert cli("queue", "redrive", f"{hub}-orders")[2].startswith("0 messages put back")
+
+
+def test_a_process_that_is_not_heard_of(cli: Cli, url: str, hub: str) -> None:
+    with Store.connect(Settings(redis_url=url, hub=hub)) as store:
+        for name, left in (("o1", 10_000), ("w2", 5_000), ("w3", 0)):
+            store.run(flights.beat(store.keys, name, left, info=json.dumps({"pid": 7}), join=True))
+    code, out, _ = cli("workers")
+    assert code == 0
+    first, second, third = out.splitlines()[1:]
+    assert re.search(r"alive, \d+ ms ago|alive, [0-3]\.\d s ago", first), first
+    assert re.search(r"not heard for \d+\.\d s", second), second
+    assert "dead: not heard for 1" in third
+
+
+def test_reasons_of_many_lines_stay_in_one_line_of_a_table(cli: Cli) -> None:
+    cli("start", "approve_expense", "--id", "e-1")
+    assert cli("terminate", "e-1", "--reason", "\nfirst\nsecond")[0] == 0
+    assert [line.split()[0] for line in cli("list")[1].splitlines()] == ["Instance", "e-1"]
+    assert cli("list")[1].rstrip().endswith("first …")
+    assert "second" in cli("status", "e-1")[1]
+    code, out, _ = cli("watch", "e-1")
+    assert (code, len(out.splitlines())) == (Exit.FAILED, 1)
 
 
 def test_workers_when_there_are_none(cli: Cli) -> None:
@@ -306,7 +337,7 @@ def test_doctor(cli: Cli, url: str, hub: str) -> None:
     assert report["facts"]["Settings"]["redis"] == url
     levels = {check["name"]: check["level"] for check in report["checks"]}
     assert levels["processes"] == "warn"
-    assert levels["server"] == levels["access"] == levels["serializers"] == "ok"
+    assert levels["server"] == levels["access"] == levels["configuration"] == "ok"
     assert "celeriac.cli" in report["facts"]["Imported from"]
 
 
@@ -315,13 +346,15 @@ def test_doctor_refuses_a_redis_that_evicts(cli: Cli, url: str, hub: str) -> Non
         redis = client._store.client  # the test changes the server itself
         redis.config_set("maxmemory-policy", "allkeys-lru")
         try:
-            code, out, _ = cli("doctor")
+            found, out, _ = cli("doctor")
             for argv in (["list"], ["orchestrator"], ["worker"]):
-                assert cli(*argv)[0] == Exit.BAD_REDIS, argv
+                code, _, err = cli(*argv)
+                assert code == Exit.BAD_REDIS, argv
         finally:
             redis.config_set("maxmemory-policy", "noeviction")
-    assert code == Exit.BAD_REDIS
+    assert found == Exit.BAD_REDIS
     assert "maxmemory-policy is allkeys-lru" in out
+    assert f"Redis at {url} must not be used" in err
     assert "celeriac.cli" in out, "what else there is to say is said as well"
 
 

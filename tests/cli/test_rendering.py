@@ -176,7 +176,7 @@ def test_a_tree_shows_fan_outs_retries_and_children() -> None:
     seen: dict[str, str] = {}
     lines = list(trees.changes(progress, seen))
     assert "order-1 store_file 2500/10000 done, 2 failed" in lines
-    assert "order-1 take_payment retrying, attempt 3 after shop.SilentError: no answer" in lines
+    assert "order-1 take_payment retrying, attempt 3 after shop.SilentError: no answer …" in lines
     assert list(trees.changes(progress, seen)) == [], "nothing that only ticks is repeated"
 
 

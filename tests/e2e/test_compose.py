@@ -11,7 +11,8 @@ import click
 import pytest
 import yaml
 
-from celeriac.celery_app.doctor import Report, _check_access
+from celeriac.celery_app.doctor import Report
+from celeriac.celery_app.doctor.installation import check_access
 from celeriac.celery_app.settings import Settings
 from celeriac.cli.main import cli
 
@@ -80,7 +81,7 @@ def test_every_process_finds_the_redis_of_the_file_and_waits_for_it(name: str) -
 @pytest.mark.parametrize("name", OURS)
 def test_doctor_does_not_refuse_the_redis_of_the_file(name: str) -> None:
     report = Report()
-    _check_access(report, settings_of(name))
+    check_access(report, settings_of(name))
     assert report.checks
     assert [check for check in report.checks if check.level == "refuse"] == []
 

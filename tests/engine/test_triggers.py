@@ -160,7 +160,7 @@ def test_bad_json_ends_in_the_poison_list_with_its_reason(
     assert client.list().items[0].input == {"n": 2}
     first = client.poison(queue)[0]
     assert first.message == '{"n": 1'
-    assert first.tries == 3
+    assert first.tries == 1, "it will never be JSON"
     assert "JSON" in first.reason
     assert first.to_payload()["since"].endswith("Z")
     (sizes,) = client.queue_sizes(queue)
