@@ -298,7 +298,7 @@ class OrchestratorWorker:
                 logger.info("not applied after a commit: %s", reply)
 
     def _refused(self, claimed: Claimed, reply: Exception) -> Wait:
-        """Redis would not take the turn: others may try when it has memory again, or somebody has mended it."""
+        """Redis would not take the turn: others may try when it has memory again or somebody mended it."""
         full = isinstance(reply, StoreFullError)
         say = self._refusals.about if full else logger.error
         say("the turn of %s was refused: %s", claimed.instance, reply)

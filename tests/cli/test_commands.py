@@ -8,45 +8,20 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from celeriac.celery_app import embedded
 from celeriac.celery_app.client.sync import Client
 from celeriac.celery_app.settings import Settings
 from celeriac.celery_app.store import Store, flights, views
 from celeriac.cli.exits import Exit
-from celeriac.cli.main import run
 
 EXAMPLES = "celeriac.orchestrations.examples"
 EXPENSE = '{"expense_id": "e", "employee": "kim", "amount": "1", "folder": "/tmp"}'
-ORDER = '{"database": "/tmp/shop", "order_id": "7"}'
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with embedded.start(tmp_path_factory.mktemp("r")) as redis:
-        yield redis.url
-
-
 Cli = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def cli(url: str, hub: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Run a command line in this process: exit code, stdout, stderr."""
-    monkeypatch.setenv("CELERIAC_REDIS_URL", url)
-    monkeypatch.setenv("CELERIAC_HUB", hub)
-    monkeypatch.setenv("CELERIAC_APP", EXAMPLES)
-
-    def call(*argv: str) -> tuple[int, str, str]:
-        code = run(list(argv))
-        said = capsys.readouterr()
-        return int(code), said.out, said.err
-
-    return call
+ORDER = '{"database": "/tmp/shop", "order_id": "7"}'
 
 
 def test_start_prints_the_id_and_warns_beside_it_that_nobody_will_run_it(cli: Cli) -> None:
@@ -311,7 +286,7 @@ def test_a_process_that_is_not_heard_of(cli: Cli, url: str, hub: str) -> None:
 
 
 def test_reasons_of_many_lines_stay_in_one_line_of_a_table(cli: Cli) -> None:
-    cli("start", "approve_expense", "--id", "e-1")
+    cli("start", "approve_expense", "-i", EXPENSE, "--id", "e-1")
     assert cli("terminate", "e-1", "--reason", "\nfirst\nsecond")[0] == 0
     assert [line.split()[0] for line in cli("list")[1].splitlines()] == ["Instance", "e-1"]
     assert cli("list")[1].rstrip().endswith("first …")
@@ -325,37 +300,6 @@ def test_workers_when_there_are_none(cli: Cli) -> None:
     assert (code, out) == (0, "")
     assert "No process is alive" in err
     assert json.loads(cli("workers", "--json")[1]) == []
-
-
-def test_doctor(cli: Cli, url: str, hub: str) -> None:
-    code, out, _ = cli("doctor")
-    assert code == 0
-    assert "noeviction" in out
-    code, out, _ = cli("doctor", "--json")
-    report = json.loads(out)
-    assert report["ok"]
-    assert report["facts"]["Settings"]["redis"] == url
-    levels = {check["name"]: check["level"] for check in report["checks"]}
-    assert levels["processes"] == "warn"
-    assert levels["server"] == levels["access"] == levels["configuration"] == "ok"
-    assert "celeriac.cli" in report["facts"]["Imported from"]
-
-
-def test_doctor_refuses_a_redis_that_evicts(cli: Cli, url: str, hub: str) -> None:
-    with Client(url, hub) as client:
-        redis = client._store.client  # the test changes the server itself
-        redis.config_set("maxmemory-policy", "allkeys-lru")
-        try:
-            found, out, _ = cli("doctor")
-            for argv in (["list"], ["orchestrator"], ["worker"]):
-                code, _, err = cli(*argv)
-                assert code == Exit.BAD_REDIS, argv
-        finally:
-            redis.config_set("maxmemory-policy", "noeviction")
-    assert found == Exit.BAD_REDIS
-    assert "maxmemory-policy is allkeys-lru" in out
-    assert f"Redis at {url} must not be used" in err
-    assert "celeriac.cli" in out, "what else there is to say is said as well"
 
 
 def test_a_hub_of_a_newer_release_is_refused(cli: Cli, url: str, hub: str) -> None:
@@ -400,12 +344,3 @@ def test_processes_refuse_a_redis_that_is_not_there(cli: Cli) -> None:
         code, _, err = cli(name, "--redis", "redis://127.0.0.1:1/0")
         assert code == Exit.NO_REDIS
         assert "redis://127.0.0.1:1/0 does not answer" in err
-
-
-def test_doctor_refuses_an_open_redis_and_survives_one_that_is_not_there(cli: Cli) -> None:
-    code, out, _ = cli("doctor", "--redis", "redis://127.0.0.1:1/0", "--json")
-    assert code == Exit.NO_REDIS
-    assert not json.loads(out)["ok"]
-    code, out, _ = cli("doctor", "--redis", "redis://redis.invalid:6379/0", "--json")
-    levels = {check["name"]: check["level"] for check in json.loads(out)["checks"]}
-    assert levels["access"] == "refuse"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,19 +14,15 @@ from typing import Any
 import pytest
 from spoken import COMMAND, PATIENCE, clean_environment, until
 
-from celeriac.celery_app import embedded
 from celeriac.celery_app.client.progress import ProcessInfo
+from celeriac.celery_app.client.sync import Client
 from celeriac.celery_app.doctor import Report, processes
 from celeriac.celery_app.doctor import redis as looks
 from celeriac.celery_app.settings import Settings
 from celeriac.celery_app.store import Store, flights, server
 from celeriac.cli.exits import Exit
 
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with embedded.start(tmp_path_factory.mktemp("r")) as redis:
-        yield redis.url
+Cli = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -197,3 +193,43 @@ def test_an_activity_longer_than_the_visibility_timeout(
     code, checks = doctor(settings, tmp_path, "long", CELERIAC_TRANSPORT="stock")
     assert (code, checks["visibility"]["level"]) == (0, "warn")
     assert "'render' may take 172800 s" in checks["visibility"]["text"]
+
+
+def test_doctor(cli: Cli, url: str, hub: str) -> None:
+    code, out, _ = cli("doctor")
+    assert code == 0
+    assert "noeviction" in out
+    code, out, _ = cli("doctor", "--json")
+    report = json.loads(out)
+    assert report["ok"]
+    assert report["facts"]["Settings"]["redis"] == url
+    levels = {check["name"]: check["level"] for check in report["checks"]}
+    assert levels["processes"] == "warn"
+    assert levels["server"] == levels["access"] == levels["configuration"] == "ok"
+    assert "celeriac.cli" in report["facts"]["Imported from"]
+
+
+def test_doctor_refuses_a_redis_that_evicts(cli: Cli, url: str, hub: str) -> None:
+    with Client(url, hub) as client:
+        redis = client._store.client  # the test changes the server itself
+        redis.config_set("maxmemory-policy", "allkeys-lru")
+        try:
+            found, out, _ = cli("doctor")
+            for argv in (["list"], ["orchestrator"], ["worker"]):
+                code, _, err = cli(*argv)
+                assert code == Exit.BAD_REDIS, argv
+        finally:
+            redis.config_set("maxmemory-policy", "noeviction")
+    assert found == Exit.BAD_REDIS
+    assert "maxmemory-policy is allkeys-lru" in out
+    assert f"Redis at {url} must not be used" in err
+    assert "celeriac.cli" in out, "what else there is to say is said as well"
+
+
+def test_doctor_refuses_an_open_redis_and_survives_one_that_is_not_there(cli: Cli) -> None:
+    code, out, _ = cli("doctor", "--redis", "redis://127.0.0.1:1/0", "--json")
+    assert code == Exit.NO_REDIS
+    assert not json.loads(out)["ok"]
+    code, out, _ = cli("doctor", "--redis", "redis://redis.invalid:6379/0", "--json")
+    levels = {check["name"]: check["level"] for check in json.loads(out)["checks"]}
+    assert levels["access"] == "refuse"
