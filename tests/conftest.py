@@ -156,7 +156,7 @@ class _Scan:
 
     def _owner(self, key: str, name: str, part: str) -> None:
         client, keys = self.store.client, self.store.keys
-        if name in ("hist", "inbox", "control", "dedup") and not client.exists(keys.inst(part)):
+        if name in ("hist", "inbox", "control", "dedup", "below") and not client.exists(keys.inst(part)):
             self.problems.append(f"{key}: its instance is gone")
         elif name in ("open", "pay") and part.removeprefix("~") not in self.executions:
             self.problems.append(f"{key}: no instance has this execution")
@@ -166,6 +166,10 @@ class _Scan:
             self.problems.append(f"{key}: still held: {client.type(key)}")
         elif name == "inst":
             self._record(part)
+        if name == "below":
+            for child in client.smembers(key):
+                if client.hget(keys.inst(child.decode()), "parent") != part.encode():
+                    self.problems.append(f"{key}: {child.decode()} is no child of it")
 
     @property
     def executions(self) -> dict[str, tuple[str, str]]:

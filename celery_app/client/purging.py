@@ -12,7 +12,6 @@ from celeriac.orchestrations.errors import (
     InstanceNotFoundError,
     InvalidArgumentError,
 )
-from celeriac.orchestrations.history import SubOrchestrationInstanceCreated, decode_event
 
 from ..store import Keys, instances, views
 from ..store.records import Query
@@ -82,22 +81,23 @@ class Purging:
         record = yield from ask(views.get(self._keys, instance_id))
         removed = 0
         if Status(record.status).is_final:
-            for child in (yield from self._children(instance_id)):
-                try:
-                    below = yield from ask(views.get(self._keys, child))
-                    if below.parent == instance_id and Status(below.status).is_final:
-                        removed += yield from self._one(child)
-                except InstanceNotFoundError:
-                    continue
+            removed += yield from self._below(instance_id)
         removed += yield from ask(instances.purge(self._keys, instance_id))
         return removed
 
-    def _children(self, instance_id: str) -> Operation[list[str]]:
-        """Those of the current run: the history of a run before a continue-as-new is gone."""
-        events = yield from ask(views.history(self._keys, instance_id))
-        return [
-            e.instance for e in map(decode_event, events) if isinstance(e, SubOrchestrationInstanceCreated)
-        ]
+    def _below(self, instance_id: str) -> Operation[int]:
+        """The finished children of all its runs, some at a time."""
+        removed, cursor = 0, ""
+        while cursor != "0":
+            cursor, children = yield from ask(instances.children(self._keys, instance_id, cursor or "0"))
+            for child in children:
+                try:
+                    record = yield from ask(views.get(self._keys, child))
+                    if record.parent == instance_id and Status(record.status).is_final:
+                        removed += yield from self._one(child)
+                except (InstanceNotFoundError, InstanceNotEndedError):
+                    continue  # seen twice, or purged or started anew meanwhile
+        return removed
 
     def _all(self, query: Query) -> Operation[int]:
         removed, cursor = 0, ""

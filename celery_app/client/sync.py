@@ -265,8 +265,8 @@ class Client:
     ) -> int:
         """Remove a finished instance with its children, or all finished ones that meet the conditions.
 
-        Returns how many instances were removed. Children are those of the current run: those that an
-        instance started before a continue-as-new stay, and are removed by their own id or by conditions.
+        Returns how many instances were removed. Children are those of all its runs, and theirs; one that
+        still runs stays.
         Nothing of what is removed stays in Redis, so the `reason` goes to the log (`celeriac.client`, INFO).
         """
         return self.run(

@@ -7,10 +7,11 @@ from typing import Any
 
 from .keys import Keys
 from .records import StartReply, StartRequest, new_execution
-from .scripts import Call, script
+from .scripts import Call, command, script
 
 __all__ = [
     "cancel",
+    "children",
     "purge",
     "raise_event",
     "restart",
@@ -80,11 +81,23 @@ def terminate(keys: Keys, instance: str, reason: str = "", now: int = 0) -> Call
 
 
 def purge(keys: Keys, instance: str, now: int = 0) -> Call[bool]:
-    """Remove a finished instance; its children are the caller's matter.
+    """Remove a finished instance; its children (see `children`) are the caller's matter.
 
     InstanceNotFoundError, InstanceNotEndedError.
     """
     return script("purge").call(keys, instance=instance, now=now, decode=_done)
+
+
+def children(keys: Keys, instance: str, cursor: str = "0", count: int = 500) -> Call[tuple[str, list[str]]]:
+    """Some children of an instance, of whichever run, and the cursor for more ("0": that was all).
+
+    An id may come twice. One that has been purged, or replaced by an instance of its own, is not among them.
+    """
+
+    def decode(reply: Any) -> tuple[str, list[str]]:
+        return str(int(reply[0])), [child.decode() for child in reply[1]]  # redis-py may have read the number
+
+    return command("SSCAN", keys.below(instance), cursor, "COUNT", count, decode=decode)
 
 
 def restart(keys: Keys, instance: str, new_id: str = "", reason: str = "", now: int = 0) -> Call[StartReply]:

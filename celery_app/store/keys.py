@@ -37,6 +37,7 @@ KEYS: dict[str, Kind] = {
         _family("inbox", "inbox:", "list", "instance", "commit, end"),
         _family("control", "control:", "list", "instance", "commit, end"),
         _family("dedup", "dedup:", "set", "instance", "purge"),
+        _family("below", "below:", "set", "instance", "purge; a child's entry with the child"),
         _family("open", "open:", "hash", "execution", "end of the execution"),
         _family("pay", "pay:", "hash", "execution", "purge, continue-as-new"),
         Kind("ready", "ready", "zset", "hub", "claim, end"),
@@ -114,6 +115,10 @@ class Keys:
     def inbox(self, instance: str) -> str:
         """Outside events not yet applied."""
         return self._paths["inbox"] + instance
+
+    def below(self, instance: str) -> str:
+        """The children of an instance that are still there, those of all its runs."""
+        return self._paths["below"] + instance
 
     def open(self, execution: str) -> str:
         """Open steps and groups."""

@@ -142,6 +142,46 @@ def test_purge_takes_the_children_along(lab: Any) -> None:
         lab.client.get("t")
 
 
+def test_purge_takes_the_children_of_earlier_runs_along(lab: Any) -> None:
+    @lab.orchestrator
+    async def leaf(ctx: Any, n: int) -> int:
+        return n
+
+    @lab.orchestrator
+    async def eternal(ctx: Any, n: int) -> int:
+        await ctx.call_sub_orchestrator(leaf, n, instance_id=f"leaf-{n}")
+        if n < 3:
+            ctx.continue_as_new(n + 1)
+        return n
+
+    lab.work()
+    lab.client.start(eternal, 0, instance_id="t")
+    assert lab.client.wait("t", 20).output == 3
+    assert lab.client.purge("leaf-1") == 1
+    lab.client.start("leaf", 2, instance_id="leaf-2")  # from now on nobody's child
+    assert lab.client.wait("leaf-2", 20).output == 2
+    assert lab.client.purge("t") == 3
+    assert [state.id for state in lab.client.list()] == ["leaf-2"]
+
+
+def test_a_restarted_instance_keeps_the_children_it_had(lab: Any) -> None:
+    @lab.orchestrator
+    async def leaf(ctx: Any) -> int:
+        return 1
+
+    @lab.orchestrator
+    async def top(ctx: Any) -> int:
+        return await ctx.call_sub_orchestrator(leaf, instance_id=f"leaf-{ctx.new_uuid()}")
+
+    lab.work()
+    lab.client.start(top, instance_id="t")
+    lab.client.wait("t", 20)
+    lab.client.restart("t")
+    lab.client.wait("t", 20)
+    assert len(lab.client.list()) == 3
+    assert lab.client.purge("t") == 3
+
+
 def test_restart_runs_the_whole_instance_again(lab: Any) -> None:
     @lab.activity
     def size(text: str) -> int:

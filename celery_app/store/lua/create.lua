@@ -1,5 +1,5 @@
 -- A new instance: from a client, a parent's commit, a restart or a queue message.
--- keys: inst inbox pay timers idem idx_created idx_id idx_name idx_tag idx_status
+-- keys: inst inbox below pay timers idem idx_created idx_id idx_name idx_tag idx_status
 -- include: time ready status ends
 
 local IDEMPOTENCY_LIFE = 86400 -- seconds
@@ -44,6 +44,7 @@ local function create_instance(req)
     'born', req.execution, 'status', 'Pending', 'stage', '0', 'claim', '', 'created', now_s, 'updated', now_s,
     'tags', next(req.tags or {}) and cjson.encode(req.tags) or '{}', 'run', '0')
   if req.parent then
+    redis.call('SADD', below .. req.parent, id)
     redis.call('HSET', inst .. id, 'parent', req.parent, 'parent_execution', req.parent_execution or '',
       'parent_seq', req.parent_seq or 0, 'close', req.close or 'terminate')
   end

@@ -1,5 +1,5 @@
 -- The end of a run or of an instance, shared by commit, terminate, purge and the sweep.
--- keys: inst hist inbox control open pay claims timers closing ready dedup idx_created idx_id idx_name idx_tag ended
+-- keys: inst hist inbox control below open pay claims timers closing ready dedup idx_created idx_id idx_name idx_tag ended
 -- include: time ready status steps
 
 local CLEAN_AT_ONCE = 500 -- open fields; more are left to the sweep under another name
@@ -90,9 +90,11 @@ local function terminate_instance(id, reason)
   end
 end
 
--- Every key and index entry of an instance that has ended.
+-- Every key and index entry of an instance that has ended, except the list of its children: who takes its place under
+-- this id inherits them, a purge drops it.
 local function remove_instance(id)
-  local r = redis.call('HMGET', inst .. id, 'execution', 'status', 'name', 'tags')
+  local r = redis.call('HMGET', inst .. id, 'execution', 'status', 'name', 'tags', 'parent')
+  if r[5] and r[5] ~= '' then redis.call('SREM', below .. r[5], id) end
   redis.call('ZREM', idx_status .. r[2], id)
   redis.call('ZREM', idx_name .. r[3], id)
   redis.call('ZREM', idx_created, id)

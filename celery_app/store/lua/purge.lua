@@ -7,4 +7,5 @@ if not ENDED[status] then
   return redis.error_reply('RUNNING instance ' .. instance .. ' has not ended (' .. status .. '); terminate it first')
 end
 remove_instance(instance)
+redis.call('UNLINK', below .. instance)
 return 1
