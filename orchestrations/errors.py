@@ -22,7 +22,8 @@ CeleriacError
     ├── InvalidArgumentError
     ├── PayloadTooLargeError
     ├── RedisUnavailableError
-    └── RedisUnsuitableError
+    ├── RedisUnsuitableError
+    └── RedisFullError
 
 `ContinueAsNew` derives from BaseException, so that an author's `except Exception` cannot swallow it.
 """
@@ -55,6 +56,7 @@ __all__ = [
     "NonRetryableError",
     "OrchestrationCancelledError",
     "PayloadTooLargeError",
+    "RedisFullError",
     "RedisUnavailableError",
     "RedisUnsuitableError",
     "RegistrationError",
@@ -335,3 +337,9 @@ class RedisUnsuitableError(ClientError):
     """This Redis must not be used: too old, a replica, a cluster, or one that evicts keys."""
 
     exit_code = 11
+
+
+class RedisFullError(ClientError):
+    """Redis has no memory for this, nothing was written. Instances are refused from 90 % of maxmemory on."""
+
+    exit_code = 12

@@ -19,6 +19,7 @@ from celeriac.orchestrations.errors import (
     InstanceNotEndedError,
     InstanceNotFoundError,
     InvalidArgumentError,
+    RedisFullError,
 )
 
 __all__ = [
@@ -52,13 +53,14 @@ class ClashError(StoreError):
     """A key the engine uses as a queue holds another type; nothing was written."""
 
 
-class StoreFullError(StoreError):
-    """Redis is out of memory (maxmemory); nothing was written."""
+class StoreFullError(StoreError, RedisFullError):
+    """Redis is out of memory (maxmemory), or too near to that for new work; nothing was written."""
 
 
 _BY_WORD: dict[str, type[CeleriacError]] = {
     "FENCED": FencedError,
     "GONE": GoneError,
+    "FULL": StoreFullError,
     "LIMIT": LimitError,
     "CLASH": ClashError,
     "EXISTS": InstanceExistsError,

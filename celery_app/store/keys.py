@@ -62,6 +62,7 @@ KEYS: dict[str, Kind] = {
         Kind("served", "served", "hash", "hub", "never"),
         _family("trig", "trig:", "hash", "process", "start, give-back, sweep"),
         _family("again", "again:", "list", "queue", "the next take"),
+        Kind("room", "room", "string", "hub", "never"),
         Kind("schema", "schema", "string", "hub", "never"),
         _family("ended", "ended:", "channel", "instance", "not stored"),
     )

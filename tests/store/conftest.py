@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,6 +32,8 @@ from celeriac.orchestrations.history import (
     decode_event,
     encode_event,
 )
+
+sys.path.insert(0, str(Path(__file__).parent))  # the tests share modules of this directory
 
 NOW = 1_700_000_000_000
 QUEUE = "q1"

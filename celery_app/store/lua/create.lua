@@ -36,6 +36,7 @@ local function create_instance(req)
   end
   local old = redis.call('HGET', inst .. id, 'status')
   if old then
+    redis.call('HSET', inst .. id, 'updated', now_s) -- without memory this refuses, before anything is removed
     if not ENDED[old] then terminate_instance(id, 'replaced by a new start') end
     remove_instance(id)
   end

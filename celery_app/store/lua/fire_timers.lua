@@ -9,12 +9,12 @@ for _, member in ipairs(due) do
   local execution, seq, id = string.match(member, '^(%x*):(%w+):(.*)$')
   local r = redis.call('HMGET', inst .. id, 'stage', 'execution', 'suspended', 'delayed')
   if execution == '' then
-    redis.call('ZREM', timers, member)
     if r[4] then
-      redis.call('HDEL', inst .. id, 'delayed')
       make_ready(id, r[1], r[3])
+      redis.call('HDEL', inst .. id, 'delayed')
       fired = fired + 1
     end
+    redis.call('ZREM', timers, member)
   elseif r[2] == execution and redis.call('HGET', open .. execution, seq) == 't' then
     redis.call('RPUSH', inbox .. id, '{"k":8,"seq":' .. seq .. ',"at":' .. now_s .. '}')
     redis.call('ZREM', timers, member)

@@ -1,7 +1,7 @@
 -- Start again what has ended: the same name, version, tags and input, under the same id or a new one.
 -- The started event is our own record (the input is a JSON text *inside* a string), so it may be decoded here.
 -- args: instance:str new_id:str execution:str reason:str
--- include: create
+-- include: create room
 local r = redis.call('HMGET', inst .. instance, 'status', 'execution')
 if not r[1] then return redis.error_reply('NOTFOUND no instance has the id ' .. instance) end
 if r[2] == execution then return {instance, r[2], 1} end
@@ -24,5 +24,6 @@ local req = {
 local verdict, there = conflict_of(req)
 if verdict == 'same' then return {new_id, there, 1} end
 if verdict then return redis.error_reply('EXISTS an instance with the id ' .. new_id .. ' is still running') end
+if no_room() then return refuse_new() end
 create_instance(req)
 return {new_id, execution, 1}

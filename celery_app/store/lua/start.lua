@@ -1,6 +1,6 @@
 -- Start an instance.
 -- args: req:pack
--- include: create
+-- include: create room
 
 -- Check.
 if req.idempotency_key then
@@ -19,6 +19,7 @@ if verdict == 'use' then return {req.instance, there, 0} end
 if verdict == 'exists' then
   return redis.error_reply('EXISTS an instance with the id ' .. req.instance .. ' is still running')
 end
+if no_room() then return refuse_new() end
 
 -- Write.
 create_instance(req)
