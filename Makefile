@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help demo dev test check bench chaos clean
+.PHONY: help demo dev test check bench chaos chaos-transport clean
 help:
 	@echo "make demo   run the three shipped orchestrations on real input"
 	@echo "make dev    the same set-up, and stay up"
@@ -12,6 +12,7 @@ help:
 	@echo "make check  lint, types, architecture"
 	@echo "make bench  the benchmarks against raw Celery"
 	@echo "make chaos  break everything for MINUTES=20 under SEED=1, then check that nothing was lost"
+	@echo "make chaos-transport KILLS=200 SEED=1   a counting task under attack, in each pool"
 	@echo "make clean  remove what the other targets made"
 
 $(STAMP): pyproject.toml
@@ -45,6 +46,10 @@ bench: $(STAMP)
 
 chaos: $(STAMP)
 	$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),20) --seed $(or $(SEED),1)
+
+# The long form of tests/celery/test_attack.py, for each pool; prints what was done and what became of the work.
+chaos-transport: $(STAMP)
+	KILLS=$(or $(KILLS),200) SEED=$(or $(SEED),1) $(BIN)/pytest -s tests/celery/test_attack.py
 
 clean:
 	rm -rf $(VENV) .celeriac build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

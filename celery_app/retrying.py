@@ -28,6 +28,7 @@ from celeriac.orchestrations.retry import RetryContext, RetryPolicy, decide
 
 from .messages import GroupRef, Notes, Step
 from .store import Call, Keys, steps
+from .store.flights import MAX_LOST
 from .store.records import open_text
 
 __all__ = ["Again", "MessageMaker", "failed", "judge", "succeeded"]
@@ -35,7 +36,6 @@ __all__ = ["Again", "MessageMaker", "failed", "judge", "succeeded"]
 logger = logging.getLogger("celeriac.activity")
 
 HANDLER_LIMIT: Final = 2.0  # seconds an author's retry handler may take
-MAX_LOST: Final = 3  # processes that may die in a row while running one step
 LOST_DELAY: Final = 1000  # milliseconds before a step is tried again whose process died, doubled each time
 UNKNOWN_FOR: Final = 60_000  # milliseconds after which an activity that no worker knows is a failure
 UNKNOWN_DELAY: Final = 5000
@@ -67,21 +67,35 @@ class Again(NamedTuple):
 
 
 def judge(
-    step: Step, failure: FailureDetails, now: int, asked_delay: timedelta | None = None
+    step: Step,
+    failure: FailureDetails,
+    now: int,
+    asked_delay: timedelta | None = None,
+    max_lost: int = MAX_LOST,
 ) -> Again | None:
-    """Whether the failed attempt is followed by another one. May take 2 s: it runs the policy's handler."""
-    notes, header = step.header.notes, step.header
-    if failure.is_caused_by(ActivityWorkerLostError):
-        if notes.lost >= MAX_LOST:
-            return None
+    """Whether the failed attempt is followed by another one. May take 2 s: it runs the policy's handler.
+
+    The first `max_lost` processes that die in a row cost no attempt; the death of a further one is a failure
+    like any other.
+    """
+    notes = step.header.notes
+    died = failure.is_caused_by(ActivityWorkerLostError)
+    if died and notes.lost < max_lost:
         return Again(LOST_DELAY << notes.lost, Notes(notes.lost + 1, notes.spared + 1))
     if failure.is_caused_by(UnknownActivityError):
         since = notes.unknown or now  # a deploy may be going on: another worker will know it
         if now - since >= UNKNOWN_FOR:
             return None
         return Again(UNKNOWN_DELAY, Notes(notes.lost, notes.spared + 1, since))
-    if not header.options.retry or _is_final(failure):
+    if not step.header.options.retry or _is_final(failure):
         return None
+    delay = _by_policy(step, failure, now, asked_delay)
+    return None if delay is None else Again(delay, Notes(notes.lost if died else 0, notes.spared))
+
+
+def _by_policy(step: Step, failure: FailureDetails, now: int, asked_delay: timedelta | None) -> int | None:
+    """The delay that the step's policy, or its handler, gives; None for no further attempt."""
+    notes, header = step.header.notes, step.header
     try:
         policy = RetryPolicy.from_json(header.options.retry)
     except (ValueError, msgspec.MsgspecError):
@@ -93,8 +107,7 @@ def judge(
         elapsed = timedelta(milliseconds=max(0, now - header.first_at))
         verdict = _ask(policy, RetryContext(attempt, failure, elapsed, step.task.instance))
     seed = f"{step.task.execution}:{step.task.seq}"
-    delay = decide(policy, failure, attempt, header.first_at, now, seed, asked_delay, verdict)
-    return None if delay is None else Again(delay, Notes(spared=notes.spared))
+    return decide(policy, failure, attempt, header.first_at, now, seed, asked_delay, verdict)
 
 
 def _is_final(failure: FailureDetails) -> bool:
@@ -148,6 +161,7 @@ def failed(
         message=message,
         failed=msgspec.json.encode(note),
         start_by=now + again.delay + options.schedule_to_start if options.schedule_to_start else 0,
+        lost=again.notes.lost,
     )
 
 

@@ -52,6 +52,9 @@ class Settings:
     slow_turn: float = 2.0  # and for longer than this is reported by name
     window: int = 500  # parts of one fan-out in flight at once
     max_crashes: int = 3  # an instance that killed so many orchestrators while claimed alone is failed
+    max_lost: int = (
+        3  # processes that may die in a row while they run one activity, until that is its failure
+    )
     cache_size: int = 1000  # live executions an orchestrator keeps
     transport: str = "celeriac"  # or "stock": kombu's own Redis transport
 
@@ -263,6 +266,7 @@ _CHECKS: Final[dict[str, Callable[[Any, str], Any]]] = {
     "slow_turn": _seconds(0.01),
     "window": _whole(1),
     "max_crashes": _whole(1),
+    "max_lost": _whole(0),
     "cache_size": _whole(0),
     "transport": _check_transport,
 }

@@ -113,7 +113,13 @@ def _transport_options(settings: Settings) -> dict[str, Any]:
     options = {**_TRANSPORT_OPTIONS, "global_keyprefix": settings.queue_prefix}
     if settings.transport == "stock":
         return options
-    return {**options, "hub": settings.hub, "lease": settings.lease, "beat": settings.beat}
+    return {
+        **options,
+        "hub": settings.hub,
+        "lease": settings.lease,
+        "beat": settings.beat,
+        "max_lost": settings.max_lost,
+    }
 
 
 def imposed(settings: Settings) -> dict[str, Any]:

@@ -147,7 +147,7 @@ class OutcomeWriter:
     def failure(self, step: Step, caught: Caught) -> None:
         """Park the next attempt, or end the step with this failure."""
         now = self.settle(command(b"TIME", decode=_milliseconds))
-        again = retrying.judge(step, caught.failure, now, caught.delay)
+        again = retrying.judge(step, caught.failure, now, caught.delay, self._runtime.settings.max_lost)
         keys, emitter = self._runtime.store.keys, self._runtime.emitter
         if self._close(step, retrying.failed(keys, emitter, step, caught.failure, again, now)):
             _tell(step, caught.failure, again)

@@ -67,6 +67,7 @@ class Chores:
         keys: Keys,
         lease: float,
         beat: float,
+        max_lost: int,
         incarnation: Callable[[], str],
         known: Callable[[], Sequence[str]],
     ) -> None:
@@ -83,7 +84,7 @@ class Chores:
             _Chore(lambda: command("TIME"), self._set_clock),
             self._timers,
             self._promotion,
-            _Chore(lambda: flights.sweep_flights(keys, 2 * LIMIT), self._swept_flights),
+            _Chore(lambda: flights.sweep_flights(keys, 2 * LIMIT, max_lost=max_lost), self._swept_flights),
             _Chore(lambda: turns.sweep(keys, LIMIT), self._swept),
             _Chore(
                 lambda: turns.hand_back(keys, incarnation(), LIMIT, known()),

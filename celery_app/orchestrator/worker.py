@@ -92,7 +92,7 @@ class OrchestratorWorker:
         self._claims = 0  # the number of the next claim of this incarnation
         self._answers: list[Done | Wait] = []  # turns taken and not yet sent
         self._chores = Chores(
-            self._keys, settings.lease, settings.beat, lambda: self.incarnation,
+            self._keys, settings.lease, settings.beat, settings.max_lost, lambda: self.incarnation,
             lambda: [answer.claimed.instance for answer in self._answers],
         )  # fmt: skip
         self._origin = Origin(store)
@@ -103,7 +103,7 @@ class OrchestratorWorker:
             self._keys, Reader(store), registry, world, self._served, self._refresh_served, self._guard,
             self._chores.clock, self._beat_if_due,
         )  # fmt: skip
-        self._lapses = Lapses(store, emitter, self._chores.clock)
+        self._lapses = Lapses(store, emitter, self._chores.clock, settings.max_lost)
         self._offer_at = math.inf  # when an instance that others can run is ready again
         self._idle = False  # the last claim found nothing
         self.turns_taken = 0

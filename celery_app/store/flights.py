@@ -16,6 +16,7 @@ from .keys import Keys
 from .scripts import Call, command, script
 
 __all__ = [
+    "MAX_LOST",
     "Swept",
     "Taken",
     "ack",
@@ -33,6 +34,9 @@ __all__ = [
 ]
 
 
+MAX_LOST = 3  # processes that may die in a row while they run one step
+
+
 @dataclass(frozen=True, slots=True)
 class Taken:
     """The reply to `take`: messages in the order they were queued, as (field, number of the queue key,
@@ -48,7 +52,7 @@ class Taken:
 class Swept:
     """What one `sweep_flights` did."""
 
-    returned: int  # messages back in their queues
+    returned: int  # messages back in their queues, parked, or left to be judged
     condemned: int  # incarnations found dead
     forgotten: int  # condemned earlier, and now found empty
 
@@ -81,7 +85,7 @@ def ack(keys: Keys, incarnation: str, fields: Iterable[int]) -> Call[int]:
 def give_back(keys: Keys, incarnation: str, fields: Iterable[int], *, head: bool) -> Call[int]:
     """Return messages to their queues: to the head what was never started, to the tail what was rejected."""
     return script("give_back").call(
-        keys, idempotent=True, incarnation=incarnation, head=head, fields=_texts(fields)
+        keys, idempotent=True, incarnation=incarnation, head=head, fields=_texts(fields), now=0
     )
 
 
@@ -93,9 +97,12 @@ def adopt(
     keep: Iterable[int] = (),
     acked: Iterable[int] = (),
     lease: int,
+    dead: bool = False,
+    max_lost: int = MAX_LOST,
     now: int = 0,
 ) -> Call[set[int]]:
-    """End `old`: `acked` is done with, `keep` moves to `new`, the rest returns.
+    """End `old`: `acked` is done with, `keep` moves to `new`, the rest returns. `dead`: its process died, and
+    for `max_lost` see `sweep_flights`.
 
     Answers the kept that were still there.
     """
@@ -104,7 +111,16 @@ def adopt(
         return {int(field) for field in reply}
 
     return script("adopt").call(
-        keys, decode=decode, old=old, new=new, lease=lease, acked=_texts(acked), keep=_texts(keep), now=now
+        keys,
+        decode=decode,
+        old=old,
+        new=new,
+        lease=lease,
+        acked=_texts(acked),
+        keep=_texts(keep),
+        dead=dead,
+        most=max_lost,
+        now=now,
     )
 
 
@@ -173,15 +189,18 @@ def beat(
     )
 
 
-def sweep_flights(keys: Keys, limit: int = 200, *, now: int = 0) -> Call[Swept]:
+def sweep_flights(keys: Keys, limit: int = 200, *, max_lost: int = MAX_LOST, now: int = 0) -> Call[Swept]:
     """Return the messages of dead workers to their queues, at most `limit`; run it again while it returns
     some.
+
+    A step that was being run when its process died is queued again once, then parked for a while, and after
+    `max_lost` such deaths in a row becomes a lapsed deadline of kind `l`.
     """
 
     def decode(reply: Any) -> Swept:
         return Swept(*reply)
 
-    return script("sweep_flights").call(keys, decode=decode, limit=limit, now=now)
+    return script("sweep_flights").call(keys, decode=decode, limit=limit, most=max_lost, now=now)
 
 
 def set_aside(keys: Keys, incarnation: str, field: int, reason: str) -> Call[bool]:
@@ -202,9 +221,9 @@ def is_current(keys: Keys, execution: str, seq: int, attempt: int) -> Call[bool]
     return command("HGET", keys.open(execution), str(seq), decode=decode)
 
 
-def forget(keys: Keys, incarnation: str, lease: int) -> Call[set[int]]:
-    """End an incarnation that keeps nothing: everything it holds returns to its queue."""
-    return adopt(keys, incarnation, "", lease=lease)
+def forget(keys: Keys, incarnation: str, lease: int, *, max_lost: int = MAX_LOST) -> Call[set[int]]:
+    """End the incarnation of a process that died: everything it holds returns, see `sweep_flights`."""
+    return adopt(keys, incarnation, "", lease=lease, dead=True, max_lost=max_lost)
 
 
 def _texts(fields: Iterable[int]) -> list[str]:

@@ -51,15 +51,17 @@ def retry(
     message: bytes,
     failed: bytes,
     start_by: int = 0,
+    lost: int = 0,
     now: int = 0,
 ) -> Call[str]:
     """Park attempt `attempt + 1` (its ready-made `message`) until `due`: "OK", "GONE" or "STALE".
 
-    `failed` is the JSON of the Attempt that failed; `start_by` the next one's deadline for its start, or 0.
+    `failed` is the JSON of the Attempt that failed; `start_by` the next one's deadline for its start, or 0;
+    `lost` how many processes died in a row under the step.
     """
     return script("retry").call(
         keys, instance=instance, execution=execution, seq=str(seq), attempt=attempt, due=due,
-        queue_key=queue_key, message=message, failed=failed, start_by=start_by, now=now,
+        queue_key=queue_key, message=message, failed=failed, start_by=start_by, lost=lost, now=now,
         decode=_word, idempotent=True,
     )  # fmt: skip
 

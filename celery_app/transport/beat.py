@@ -44,6 +44,7 @@ class Beat:
     def __init__(self, store: Store, settings: Settings, worker: int, info: dict[str, Any]) -> None:
         self._store, self._worker = store, worker
         self._lease, self._info = int(settings.lease * 1000), json.dumps(info)
+        self._max_lost = settings.max_lost
         self.incarnations: set[str] = set()
         self._unheard = Complaints(logger)
 
@@ -60,7 +61,9 @@ class Beat:
             if not self._worker_is_stopped():
                 self._renew()
             keys = self._store.keys
-            while self._store.run(flights.sweep_flights(keys, SWEEP)).returned >= SWEEP:
+            while (
+                self._store.run(flights.sweep_flights(keys, SWEEP, max_lost=self._max_lost)).returned >= SWEEP
+            ):
                 pass  # bounded work per call; the next call goes on
             self._store.run(flights.promote(keys, PROMOTE))
         except CeleriacError as error:
@@ -88,7 +91,7 @@ class Beat:
         """The worker is dead: return what it held."""
         for name in sorted(self.incarnations):
             try:
-                self._store.run(flights.forget(self._store.keys, name, self._lease))
+                self._store.run(flights.forget(self._store.keys, name, self._lease, max_lost=self._max_lost))
             except CeleriacError as error:
                 logger.warning("messages of worker %d wait for the sweep: %s", self._worker, error)
 

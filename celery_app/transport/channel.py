@@ -46,6 +46,7 @@ class Channel(kombu_redis.Channel):
     hub = "celeriac"
     lease = 10.0
     beat = 2.0
+    max_lost = flights.MAX_LOST
     prefetch_max = 64
     prefetch_span = 0.05
     from_transport_options = (
@@ -53,6 +54,7 @@ class Channel(kombu_redis.Channel):
         "hub",
         "lease",
         "beat",
+        "max_lost",
         "prefetch_max",
         "prefetch_span",
     )
@@ -334,7 +336,7 @@ class Channel(kombu_redis.Channel):
         if monotonic() - self._beaten_at >= self.beat:
             self._beaten_at = monotonic()
             self._try(lambda: self._beat(flying))
-            self._try(lambda: self.run(flights.sweep_flights(self.hub_keys)))
+            self._try(lambda: self.run(flights.sweep_flights(self.hub_keys, max_lost=self.max_lost)))
 
     def _beat(self, flying: InFlight) -> None:
         if flying.incarnation is not None:

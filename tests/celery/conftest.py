@@ -22,6 +22,8 @@ from celeriac.celery_app.store import Store, flights, instances, turns
 from celeriac.celery_app.store.records import Commit, GroupOpen, OpenedStep, StartRequest, new_execution
 from celeriac.orchestrations.history import ActivityOptions, AnyEvent, ExecutionStarted, decode_event
 
+sys.path.insert(0, str(Path(__file__).parent))  # the helpers of this folder, such as attack.py
+
 T = TypeVar("T")
 
 ACTIVITIES = '''

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from celeriac.celery_app.messages import Notes, Step, StepHeader, TaskId
-from celeriac.celery_app.retrying import MAX_LOST, UNKNOWN_FOR, Again, judge
+from celeriac.celery_app.retrying import UNKNOWN_FOR, Again, judge
+from celeriac.celery_app.store.flights import MAX_LOST
 from celeriac.orchestrations.errors import (
     ActivityWorkerLostError,
     CodecError,
@@ -61,6 +62,15 @@ def test_a_lost_process_is_tried_again_without_a_policy_and_has_a_limit() -> Non
         current = step(current.task.attempt + 1, again.notes)
     assert delays == [1000, 2000, 4000]
     assert len(delays) == MAX_LOST
+
+
+def test_the_policy_judges_the_deaths_beyond_the_limit() -> None:
+    lost = failure_from(ActivityWorkerLostError("gone"))
+    current, attempts = step(max_number_of_attempts=3), 1
+    while again := judge(current, lost, NOW, max_lost=1):
+        attempts += 1
+        current = step(current.task.attempt + 1, again.notes, max_number_of_attempts=3)
+    assert attempts == 4  # the free one, and three by the policy
 
 
 def test_attempts_whose_process_died_do_not_count_against_the_policy() -> None:

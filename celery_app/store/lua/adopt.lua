@@ -1,9 +1,9 @@
 -- keys: beats procs open flight
--- args: old:str new:str lease:int acked:pack keep:pack
+-- args: old:str new:str lease:int acked:pack keep:pack dead:flag most:int
 -- include: time back
 -- Ends the incarnation `old`: what was acknowledged goes, `keep` (still running) moves to `new`, everything else returns to the
 -- head of its queue. `old` is forgotten, so that a take which arrives late is refused. `new` may be '' when nothing is kept.
--- Returns the kept fields that were still there.
+-- `dead`: its process died, see back.lua. Returns the kept fields that were still there.
 if new == '' and #keep > 0 then
   return redis.error_reply('INVALID running messages need an incarnation to move to')
 end
@@ -24,13 +24,14 @@ for _, field in ipairs(keep) do
     local state = seq and redis.call('HGET', open .. execution, seq)
     if is_current(state, attempt) and holder_of(state) == old then
       local since = string.match(state, '^%d+|r|[^|]*|(%d+)') or now_s
-      redis.call('HSET', open .. execution, seq, attempt .. '|r|' .. new .. '|' .. since .. group_of(state))
+      redis.call('HSET', open .. execution, seq, attempt .. '|r|' .. new .. '|' .. since .. tail_of(state))
     end
   elseif redis.call('HEXISTS', to, field) == 1 then
     kept[#kept + 1] = field -- this call was applied before, and its reply was lost
   end
 end
-give_back_fields(old, redis.call('HKEYS', from), true)
+local rest = newest_first(redis.call('HKEYS', from))
+give_back_fields(old, rest, true, dead and started_by(old, rest), most)
 if redis.call('EXISTS', from) == 1 then
   redis.call('ZADD', beats, 0, old) -- something could not go back yet: the sweep tries again
 else

@@ -9,7 +9,8 @@ local function step_of(message)
   return execution or '', seq, attempt
 end
 
--- 'attempt', 'attempt|r|incarnation|since' or 'attempt|p|', each perhaps with '|g{gseq}' at the end.
+-- 'attempt', 'attempt|r|incarnation|since', 'attempt|p|' or 'attempt|d|', then perhaps '|l{n}' (so many processes died while
+-- they ran the step, in a row), then perhaps '|g{gseq}' (a part of that group).
 local function is_current(state, attempt)
   return state and string.match(state, '^(%d+)') == attempt
 end
@@ -18,6 +19,7 @@ local function holder_of(state)
   return string.match(state, '^%d+|r|([^|]*)|')
 end
 
-local function group_of(state)
-  return string.match(state, '|g%d+$') or ''
+-- What stays when a step changes hands.
+local function tail_of(state)
+  return string.match(state, '|l%d+|g%d+$') or string.match(state, '|[lg]%d+$') or ''
 end

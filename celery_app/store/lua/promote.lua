@@ -10,7 +10,7 @@ local function still_wanted(member)
   local execution, seq, attempt = string.match(member, '^(%x+):(%d+):(%d+):')
   local state = execution and redis.call('HGET', open .. execution, seq)
   if not is_current(state, attempt) or not string.find(state, '^%d+|p') then return false end
-  redis.call('HSET', open .. execution, seq, attempt .. group_of(state))
+  redis.call('HSET', open .. execution, seq, attempt .. tail_of(state))
   -- A part that waited for its retry held no slot of its group's window; now it does again.
   local group = string.match(state, '|(g%d+)$')
   if group and redis.call('HEXISTS', open .. execution, group) == 1 then

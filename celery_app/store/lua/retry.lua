@@ -1,6 +1,7 @@
 -- A failed attempt that is to be tried again: the next one is parked until it is due; nobody is woken.
--- `failed` is the JSON of the Attempt; `start_by` the deadline for its start, or 0.
--- args: instance:str execution:str seq:str attempt:int due:int queue_key:str message:str failed:str start_by:int
+-- `failed` is the JSON of the Attempt; `start_by` the deadline for its start, or 0;
+-- `lost` how many processes died in a row under the step.
+-- args: instance:str execution:str seq:str attempt:int due:int queue_key:str message:str failed:str start_by:int lost:int
 -- include: ready steps groups
 local MOST = 10 -- failed attempts remembered
 local key = open .. execution
@@ -19,6 +20,7 @@ if record[2] ~= execution then return 'GONE' end
 local following = string.format('%.0f', attempt + 1)
 local member = execution .. ':' .. seq .. ':' .. following .. ':' .. instance
 local group = string.match(value, '|g%d+$') or ''
+local tail = (lost > 0 and string.format('|l%.0f', lost) or '') .. group
 local kept = failed
 if v[2] then
   -- JSON has no raw newline, so ",\n" separates; without the oldest when there are more than MOST.
@@ -27,7 +29,7 @@ if v[2] then
   list[#list + 1] = failed
   kept = table.concat(list, ',\n', math.max(1, #list - MOST + 1))
 end
-redis.call('HSET', key, seq, following .. '|p|' .. group, 'f' .. seq, kept)
+redis.call('HSET', key, seq, following .. '|p|' .. tail, 'f' .. seq, kept)
 redis.call('HSET', parked_body, member, queue_key .. '\n' .. message)
 redis.call('ZADD', parked, string.format('%.0f', due), member)
 drop_attempt(execution, seq, value, instance)

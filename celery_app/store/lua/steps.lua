@@ -1,10 +1,10 @@
--- Open activity steps: `attempt`, then what it does (`|r|...` runs, `|p` parked), then `|g{gseq}` in a group.
+-- Open activity steps: `attempt`, then what it does (`|r|...` runs, `|p` parked), then marks (marks.lua), `|g{gseq}` last.
 -- keys: open parked parked_body deadlines
 
 -- Remove what hangs on the open attempt beside its field: deadlines and a parked retry.
 local function drop_attempt(execution, seq, value, id)
   local task = execution .. ':' .. seq .. ':' .. string.match(value, '^%d+') .. ':' .. id
-  redis.call('ZREM', deadlines, 'c:' .. task, 's:' .. task, 'h:' .. task)
+  redis.call('ZREM', deadlines, 'c:' .. task, 's:' .. task, 'h:' .. task, 'l:' .. task)
   if string.find(value, '^%d+|p') then
     redis.call('ZREM', parked, task)
     redis.call('HDEL', parked_body, task)

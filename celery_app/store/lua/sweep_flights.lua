@@ -1,7 +1,8 @@
 -- keys: beats procs open flight
--- args: limit:int
+-- args: limit:int most:int
 -- include: time back
--- Returns the messages of worker incarnations whose lease lapsed, at most `limit` a call. A lapsed one is condemned first (score
+-- Returns the messages of worker incarnations whose lease lapsed, at most `limit` a call; a step that was being run when its
+-- process died, `most` times in a row and now again, is left to be judged. A lapsed one is condemned first (score
 -- 0: it can take and beat no more) and forgotten by a later call that finds nothing left. Returns messages returned, incarnations
 -- condemned and forgotten.
 
@@ -16,10 +17,10 @@ for i = 1, #lapsed, 2 do
     end
     local fields = redis.call('HKEYS', flight .. incarnation)
     if #fields > 0 then
-      newest_first(fields)
+      local started = started_by(incarnation, newest_first(fields))
       while #fields > limit do table.remove(fields) end
       limit = limit - #fields
-      returned = returned + give_back_fields(incarnation, fields, true)
+      returned = returned + give_back_fields(incarnation, fields, true, started, most)
     elseif score <= 0 then
       redis.call('ZREM', beats, incarnation)
       redis.call('HDEL', procs, incarnation)

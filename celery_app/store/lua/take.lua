@@ -30,7 +30,7 @@ local function admit(message)
     local lapses = redis.call('ZSCORE', beats, holder)
     if lapses and tonumber(lapses) > now then return false end
   end
-  redis.call('HSET', open .. execution, seq, attempt .. '|r|' .. incarnation .. '|' .. now_s .. group_of(state))
+  redis.call('HSET', open .. execution, seq, attempt .. '|r|' .. incarnation .. '|' .. now_s .. tail_of(state))
   return true
 end
 
