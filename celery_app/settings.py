@@ -48,10 +48,10 @@ class Settings:
     aside_over: int = 64 * 2**10  # a larger payload is kept beside the history, compressed
     lease: float = 10.0  # a process that has not beaten for so long is dead
     beat: float = 2.0
-    turn_deadline: float = 10.0  # author code that blocks for longer is interrupted, or loses its process
+    turn_deadline: float = 5.0  # author code that blocks for longer is interrupted, or loses its process
     slow_turn: float = 2.0  # and for longer than this is reported by name
     window: int = 500  # parts of one fan-out in flight at once
-    max_crashes: int = 3  # an instance that killed so many orchestrators while claimed alone is failed
+    max_crashes: int = 3  # an instance charged so often in a row is suspended
     max_lost: int = (
         3  # processes that may die in a row while they run one activity, until that is its failure
     )

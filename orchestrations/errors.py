@@ -10,6 +10,7 @@ CeleriacError
 ├── ActivityTimeoutError       an attempt of an activity passed one of its limits
 ├── ActivityWorkerLostError    the processes that ran an activity died, too often in a row
 ├── UnknownActivityError       no worker that took the activity knows its name
+├── LimitExceededError         an instance asks for more than it may have: steps, events, depth
 ├── OrchestrationCancelledError  raised at the await when a client cancels the instance
 ├── NonRetryableError          raise it in an activity: fail now, whatever the retry policy says
 ├── RetryAfter                 raise it in an activity or a child: fail this attempt, try again after a delay
@@ -52,6 +53,7 @@ __all__ = [
     "InstanceNotEndedError",
     "InstanceNotFoundError",
     "InvalidArgumentError",
+    "LimitExceededError",
     "NonDeterminismError",
     "NonRetryableError",
     "OrchestrationCancelledError",
@@ -247,6 +249,10 @@ class ActivityWorkerLostError(CeleriacError):
 
 class UnknownActivityError(CeleriacError):
     """No worker that took the activity has one of this name registered."""
+
+
+class LimitExceededError(CeleriacError):
+    """An instance asks for more than it may have: steps at once, a depth of sub-orchestrations."""
 
 
 class OrchestrationCancelledError(CeleriacError):

@@ -13,16 +13,17 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .commands import describe, first_difference
-from .errors import NonDeterminismError
+from .errors import LimitExceededError, NonDeterminismError
 from .history import AnyEvent, CommandEvent, CustomStatusSet, Event, PartOutcome, PatchMarker
 from .mailbox import Mailbox
 
 if TYPE_CHECKING:
     from .steps import Step
 
-__all__ = ["UNCHANGED", "Grouped", "Payloads", "Run", "Unchanged"]
+__all__ = ["MOST_ISSUED", "UNCHANGED", "Grouped", "Payloads", "Run", "Unchanged"]
 
 _HERE = os.path.dirname(__file__)
+MOST_ISSUED = 20_000  # commands of one step: what one commit can carry. No history can hold more.
 
 
 class Payloads(Protocol):
@@ -113,6 +114,13 @@ class Run:
         slot = len(issued)
         if self.over:
             return -1
+        if slot >= MOST_ISSUED:
+            self.broken = LimitExceededError(
+                f"the code asked for more than {MOST_ISSUED:,} things before it awaited any of them"
+                f"{f', at {where}' if (where := self._author_line()) else ''}. "
+                "Schedule wide fan-outs with ctx.map, or await some before asking for more."
+            )
+            raise self.broken
         if self.replaying and not (slot < len(self.expected) and self.expected[slot] == command):
             self.exact = False
             self.where[slot] = self._author_line()

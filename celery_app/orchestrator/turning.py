@@ -12,23 +12,27 @@ import logging
 import random
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from celeriac.orchestrations.errors import (
+    LimitExceededError,
     NonDeterminismError,
     PayloadTooLargeError,
     UnknownNameError,
     failure_from,
 )
-from celeriac.orchestrations.history import OUTSIDE, AnyEvent, ExecutionStarted, decode_event
+from celeriac.orchestrations.history import OUTSIDE, ExecutionStarted, decode_event
 from celeriac.orchestrations.registry import OrchestratorDefinition, Registry
 from celeriac.orchestrations.replay import Execution, Turn
 
-from ..store import Call, Keys, LimitError, turns
-from ..store.records import Claimed, CommitReply
+from ..store import Keys, LimitError, turns
+from ..store.records import Claimed
+from .answers import Done, Served, Wait
 from .cache import Live, LiveCache
+from .charges import charged, condemned
 from .chores import Clock
 from .deadline import TurnDeadlineError, TurnGuard
+from .jobs import Job, portions, source_file
 from .payloads import RunPayloads
 from .reading import Need, Reader
 from .turns import FULL, Draft, failed, merge, translate, unserved_orchestrator
@@ -36,65 +40,14 @@ from .windows import Run, World, emit_window
 
 logger = logging.getLogger("celeriac.orchestrator")
 
-HISTORY_AT_ONCE = 50_000  # events
 SLICE = 100  # inbox items applied before the size of the turn is looked at
 UNSERVED_GRACE = 5.0  # seconds for which an orchestrator that nobody ever served is waited for
 KNOWN_ELSEWHERE = 100  # ms until an instance that others can run is offered to them, doubled each time
 ELSEWHERE_LONGEST = 2000
 UNSERVED_LONGEST = 5000  # ms between two tries of an instance that nobody here can run
 LONGEST_WAIT = 60_000  # ms between two tries of an instance whose code does not fit its history
+PER_EVENT = 1e-4  # seconds that each event to be replayed adds to the deadline of a turn
 REMEMBERED = 10_000  # waiting instances whose number of tries is remembered
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Done:
-    """A turn to commit, and the execution to keep when that succeeds."""
-
-    claimed: Claimed
-    draft: Draft
-    call: Call[CommitReply]
-    live: Live | None
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Wait:
-    """An instance to hand back, to be tried again after `delay` ms."""
-
-    claimed: Claimed
-    delay: int
-    reason: str
-    offer: bool = False  # others can run it: wake one of them when the delay is over
-    suspend: bool = False  # it ended its processes too often: not before somebody resumes it
-
-
-@dataclasses.dataclass(slots=True)
-class _Job:
-    """One claimed instance on its way."""
-
-    claimed: Claimed
-    definition: OrchestratorDefinition
-    events: list[AnyEvent]  # controls and inbox items to apply, in order
-    at: list[int]  # the position in the inbox of each event that comes from there
-    wanting: dict[int, int]  # position in the inbox -> seq of the group that wants its next window
-    live: Live | None
-    history: list[AnyEvent]
-    need: Need
-
-
-class Served:
-    """Names and versions of orchestrators, and names of activities, that any process ever served."""
-
-    def __init__(self, activities: set[str]) -> None:
-        self._own = activities
-        self.orchestrators: dict[str, set[str]] = {}
-        self.activities: set[str] = set()
-        self.missed = False  # somebody asked for an activity that is not known here
-
-    def knows(self, activity: str) -> bool:
-        """Is an activity of this name served anywhere?"""
-        known = activity in self._own or activity in self.activities
-        self.missed = self.missed or not known
-        return known
 
 
 class Turner:
@@ -121,27 +74,28 @@ class Turner:
             tick,
         )
         self.cache = LiveCache(world.settings.cache_size, self._discard)
+        self.accused: list[tuple[str, str]] = []  # (instance, execution) that could not be let go of
         self._tries: OrderedDict[str, int] = OrderedDict()
         self._first_seen: OrderedDict[str, float] = OrderedDict()
 
     def take(self, claimed: Sequence[Claimed]) -> list[Done | Wait]:
         """One answer for each claimed instance."""
         answers: list[Done | Wait] = []
-        jobs: list[_Job] = []
+        jobs: list[Job] = []
         for one in claimed:
             job = self._job(one)
-            if isinstance(job, _Job):
+            if isinstance(job, Job):
                 jobs.append(job)
             else:
                 answers.append(job)
-        for portion in _portions(jobs):
+        for portion in portions(jobs):
             self._read(portion)
             for job in portion:
                 self._tick()
                 answers.append(self._turn(job))
         return answers
 
-    def _read(self, jobs: Sequence[_Job]) -> None:
+    def _read(self, jobs: Sequence[Job]) -> None:
         """The histories of what is not live, then what all these turns will ask for."""
         cold = [job for job in jobs if job.live is None and job.claimed.history_length]
         histories = self._reader.histories([job.claimed.instance for job in cold])
@@ -156,13 +110,9 @@ class Turner:
 
     # --- who runs it, and what there is to apply ---
 
-    def _job(self, claimed: Claimed) -> _Job | Done | Wait:
+    def _job(self, claimed: Claimed) -> Job | Done | Wait:
         if claimed.crashes >= self._world.settings.max_crashes:
-            reason = (
-                f"while it ran alone its orchestrator process died {claimed.crashes} times; "
-                "look for code that blocks or ends the process, then resume it"
-            )
-            return Wait(claimed, LONGEST_WAIT, reason, suspend=not claimed.suspended)
+            return condemned(claimed)
         definition = self._definition(claimed)
         if definition is None:
             return self._unserved(claimed)
@@ -184,7 +134,7 @@ class Turner:
             else RunPayloads(claimed.execution, self._reader.texts, self._reader.outcomes)
         )
         need = Need(claimed.execution, payloads, events, list(wanting.values()))
-        return _Job(claimed, definition, events, at, wanting, live, [], need)
+        return Job(claimed, definition, events, at, wanting, live, [], need)
 
     def _definition(self, claimed: Claimed) -> OrchestratorDefinition | None:
         """An instance that has begun stays with the version it began with, be it none."""
@@ -226,28 +176,66 @@ class Turner:
 
     # --- the turn ---
 
-    def _turn(self, job: _Job) -> Done | Wait:
+    def _turn(self, job: Job) -> Done | Wait:
         claimed = job.claimed
-        if job.need.error is not None:
-            return self._wait(claimed, f"its history or payloads cannot be read: {job.need.error}")
+        if job.need.error is None:
+            answer = self._taken(job)
+        else:
+            answer = self._wait(claimed, f"its history or payloads cannot be read: {job.need.error}")
+        live = job.live
+        if live is not None and (claimed.alone or not isinstance(answer, Done) or answer.live is not live):
+            verdict = self._close(claimed.instance, live, claimed.claim)
+            if isinstance(answer, Done) and answer.live is live:  # alone: it is not kept
+                answer = dataclasses.replace(answer, live=None)
+            if verdict and not (isinstance(answer, Done) and answer.draft.ends):
+                answer = charged(claimed, verdict, self._world.settings)
+        job.need.payloads.forget()
+        if isinstance(answer, Done):
+            self._tries.pop(claimed.instance, None)
+        return answer
+
+    def _taken(self, job: Job) -> Done | Wait:
+        """The turn, or why it cannot be taken."""
+        claimed, settings = job.claimed, self._world.settings
+        definition = job.definition
         try:
-            with self._guard.watch(claimed.instance, claimed.name, _file(job.definition)):
+            with self._guard.watch(
+                claimed.instance, claimed.execution, definition.name, source_file(definition), claimed.claim,
+                len(job.history) * PER_EVENT,
+            ) as watched:  # fmt: skip
                 live, turn = self._apply(job)
-            done = self._answer(job, live, turn)
+            if watched.verdict:  # the code went on all the same; that depends on the time it took
+                return charged(claimed, watched.verdict, settings)
+            return self._answer(job, live, turn)
+        except LimitExceededError as error:
+            return self._over_limit(job, error)
         except NonDeterminismError as error:
             return self._wait(claimed, str(error))
         except TurnDeadlineError as error:
-            logger.error("%s: %s", claimed.instance, error)
-            return self._wait(claimed, str(error))
+            self._guard.rest()
+            return charged(claimed, str(error), settings)
+        except MemoryError:
+            return charged(claimed, f"a turn of {claimed.name} ran out of memory", settings)
         except (Exception, SystemExit, GeneratorExit) as error:
             logger.exception("the turn of %s (%s) could not be taken", claimed.instance, claimed.name)
             return self._wait(claimed, f"its turn cannot be taken: {type(error).__name__}: {error}")
-        finally:
-            job.need.payloads.forget()
-        self._tries.pop(claimed.instance, None)
-        return done
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001  not an Exception, so nothing below would stop it
+            what = f"a turn of {claimed.name} raised {type(error).__name__}, which is no Exception: {error}"
+            return charged(claimed, what, settings)
 
-    def _answer(self, job: _Job, live: Live, turn: Turn) -> Done | Wait:
+    def _over_limit(self, job: Job, error: LimitExceededError) -> Done | Wait:
+        """End an instance whose code asked for too much to be committed: what it was told is recorded."""
+        claimed, live = job.claimed, job.live
+        if live is None:
+            return self._wait(claimed, str(error))
+        outside = [event for event in job.events if isinstance(event, OUTSIDE)]
+        draft = failed(self._run(claimed, live.started, ""), outside, failure_from(error))
+        draft.commit.controls, draft.commit.inbox = len(claimed.controls), len(claimed.inbox)
+        return self._done(claimed, draft, None)
+
+    def _answer(self, job: Job, live: Live, turn: Turn) -> Done | Wait:
         """What the turn means for the store."""
         claimed = job.claimed
         pinned = job.definition.version if not claimed.history_length and not claimed.version else ""
@@ -258,16 +246,32 @@ class Turner:
         live.last = claimed.claim  # kept only when this commit is applied
         return self._done(claimed, draft, None if draft.ends else live)
 
-    def _discard(self, instance: str, live: Live) -> None:
-        """Let an execution go. Its `finally` blocks run now, under the guard too."""
-        definition = live.execution.definition
-        try:
-            with self._guard.watch(instance, definition.name, _file(definition)):
-                live.execution.close()
-        except (Exception, TurnDeadlineError) as error:  # noqa: BLE001  the author's code, and nothing hangs on it
-            logger.warning("%s (%s) could not be closed: %s", instance, definition.name, error)
+    def let_go(self, answer: Done | Wait) -> None:
+        """An answer that was not applied: its execution must not be continued."""
+        if isinstance(answer, Done) and answer.live is not None:
+            self._discard(answer.claimed.instance, answer.live)
 
-    def _apply(self, job: _Job) -> tuple[Live, Turn]:
+    def _discard(self, instance: str, live: Live) -> None:
+        if self._close(instance, live):
+            self.accused.append((instance, live.run))
+
+    def _close(self, instance: str, live: Live, claim: str = "") -> str:
+        """Let an execution go. Its `finally` blocks run now, under the guard too: what is wrong with them."""
+        if live.execution.ended:
+            return ""
+        definition = live.execution.definition
+        with self._guard.watch(
+            instance, live.run, definition.name, source_file(definition), claim
+        ) as watched:
+            try:
+                live.execution.close()
+            except (Exception, TurnDeadlineError) as error:  # noqa: BLE001  the author's code, and nothing hangs on it
+                logger.warning("%s (%s) could not be closed: %s", instance, definition.name, error)
+        if watched.verdict:
+            logger.error("%s: %s", instance, watched.verdict)
+        return watched.verdict
+
+    def _apply(self, job: Job) -> tuple[Live, Turn]:
         """Run the author's code over the new events, as many as one commit should carry."""
         live = job.live
         if live is None:
@@ -278,6 +282,7 @@ class Turner:
                 )
             execution = Execution(job.definition, job.need.payloads)
             live = Live(job.claimed.execution, job.claimed.last, started, execution, job.need.payloads)
+            job.live = live
             if job.history:
                 execution.replay(job.history)
         turn = live.execution.advance(job.events[:SLICE])
@@ -296,7 +301,7 @@ class Turner:
             draft = translate(turn, run, self._world)
         return draft
 
-    def _consume(self, job: _Job, turn: Turn, draft: Draft, run: Run) -> None:
+    def _consume(self, job: Job, turn: Turn, draft: Draft, run: Run) -> None:
         """How much of the controls and the inbox this commit takes; windows wanted in that stretch go out."""
         commit, controls = draft.commit, len(job.claimed.controls)
         commit.controls = min(turn.consumed, controls)
@@ -363,26 +368,6 @@ def _jittered(delay: int) -> int:
     return int(delay * random.uniform(0.75, 1.25))
 
 
-def _portions(jobs: Sequence[_Job]) -> Iterator[list[_Job]]:
-    """Jobs whose histories are read at once: as many as have about HISTORY_AT_ONCE events together."""
-    portion: list[_Job] = []
-    size = 0
-    for job in jobs:
-        length = job.claimed.history_length if job.live is None else 0
-        if portion and size + length > HISTORY_AT_ONCE:
-            yield portion
-            portion, size = [], 0
-        portion.append(job)
-        size += length
-    if portion:
-        yield portion
-
-
 def _bound(remembered: OrderedDict[str, object] | OrderedDict[str, int] | OrderedDict[str, float]) -> None:
     while len(remembered) > REMEMBERED:
         remembered.popitem(last=False)
-
-
-def _file(definition: OrchestratorDefinition) -> str:
-    code = getattr(definition.function, "__code__", None)
-    return code.co_filename if code is not None else definition.where.rpartition(":")[0]

@@ -44,20 +44,21 @@ from ..store import (
     blocking,
     command,
     flights,
-    instances,
     payloads,
     steps,
     turns,
     views,
 )
 from ..store.records import Claimed, CommitReply, open_text
+from .answers import Done, Served, Wait
+from .charges import LastWords
 from .chores import Chores
 from .deadline import TurnGuard
 from .lapses import Lapses
 from .origin import Origin
 from .payloads import portions
 from .reading import Reader
-from .turning import Done, Served, Turner, Wait
+from .turning import Turner
 from .windows import World
 
 logger = logging.getLogger("celeriac.orchestrator")
@@ -97,7 +98,8 @@ class OrchestratorWorker:
         )  # fmt: skip
         self._origin = Origin(store)
         self._away, self._refusals = Complaints(logger), Complaints(logger)
-        self._guard = TurnGuard(settings.slow_turn, settings.turn_deadline)
+        self._last_words = LastWords(settings)
+        self._guard = TurnGuard(settings.slow_turn, settings.turn_deadline, last_words=self._last_words)
         world = World(emitter, settings, self._served.knows)
         self._turner = Turner(
             self._keys, Reader(store), registry, world, self._served, self._refresh_served, self._guard,
@@ -129,7 +131,7 @@ class OrchestratorWorker:
     def _join(self) -> None:
         """Become known under a fresh name. What it serves is known before: who sees it can start that."""
         self._announce()
-        self.incarnation = f"o{secrets.token_hex(8)}"
+        self.incarnation = self._last_words.incarnation = f"o{secrets.token_hex(8)}"
         self._claims = 0
         info = {
             "kind": "orchestrator",
@@ -151,6 +153,7 @@ class OrchestratorWorker:
         )
         self._chores.beaten()
         self._refresh_served()
+        self._store.run(turns.rouse(self._keys))  # this process may serve what others only wait for
         logger.info("orchestrator %s joins %s", self.incarnation, self._settings.hub)
 
     def _announce(self) -> None:
@@ -254,20 +257,16 @@ class OrchestratorWorker:
                     logger.warning("payloads of %s could not be staged: %s", instance, reply)
                     lost.add(instance)
         if lost:
-            self._answers = [
-                Wait(answer.claimed, 1000, "its payloads could not be stored")
-                if answer.claimed.instance in lost
-                else answer
-                for answer in self._answers
-            ]
+            self._answers, answers = [], self._answers
+            for answer in answers:
+                if answer.claimed.instance in lost:
+                    self._turner.let_go(answer)
+                    answer = Wait(answer.claimed, 1000, "its payloads could not be stored")
+                self._answers.append(answer)
 
     def _calls_of(self, answers: Sequence[Done | Wait]) -> list[Call[Any]]:
         return [
-            answer.call
-            if isinstance(answer, Done)
-            else turns.release(
-                self._keys, answer.claimed.instance, answer.claimed.claim, answer.delay, answer.reason
-            )
+            answer.call if isinstance(answer, Done) else answer.call(self._keys, self._settings)
             for answer in answers
         ]
 
@@ -284,15 +283,17 @@ class OrchestratorWorker:
                     logger.info("%s was not handed back: %s", instance, reply)
                 elif answer.offer:
                     self._offer_at = min(self._offer_at, time.monotonic() + answer.delay / 1000 + 0.005)
-                elif answer.suspend:
-                    follow_ups.append(instances.suspend(self._keys, instance, answer.reason))
             elif isinstance(reply, CommitReply):
                 self._committed(answer, reply)
                 follow_ups += self._failed_parts(answer)
             elif isinstance(reply, FencedError):
                 logger.info("the turn of %s is dropped: %s", instance, reply)
+                self._turner.let_go(answer)
             else:
+                self._turner.let_go(answer)
                 self._answers.append(self._refused(answer.claimed, reply))
+        follow_ups += [turns.accuse(self._keys, *accused) for accused in self._turner.accused]
+        self._turner.accused = []
         for reply in self._store.run_all(follow_ups):
             if isinstance(reply, Exception):
                 logger.info("not applied after a commit: %s", reply)
@@ -351,7 +352,9 @@ class OrchestratorWorker:
         with an older state than the live executions hold.
         """
         self._turner.cache.clear()
-        self._answers = []
+        answers, self._answers = self._answers, []
+        for answer in answers:
+            self._turner.let_go(answer)
         self._origin.note()
         while self._store.run(turns.hand_back(self._keys, self.incarnation)):
             logger.info("handed claims back")

@@ -13,10 +13,14 @@ from .keys import Keys
 from .records import ChildStart, Claimed, Commit, CommitReply, Lapsed, SweepReport, open_text
 from .scripts import Call, script
 
-__all__ = ["MAX_BYTES", "MAX_ITEMS", "claim", "commit", "fire_timers", "hand_back", "release", "sweep"]
+__all__ = [
+    "MAX_BYTES", "MAX_ITEMS", "accuse", "claim", "commit", "fire_timers", "hand_back", "release", "rouse",
+    "sweep",
+]  # fmt: skip
 
 MAX_ITEMS = 1000  # commands and messages in one commit; each activity is two
 MAX_BYTES = 4 * 2**20
+MAX_REASON = 4096  # characters
 HARD = 20  # how much more a commit of one single step may carry: it cannot be split
 
 _BASES = tuple(qualified_name(c) for c in InstanceExistsError.__mro__[1:] if c is not object)
@@ -108,11 +112,29 @@ def hand_back(
     )
 
 
-def release(keys: Keys, instance: str, claim: str, delay: int, reason: str, now: int = 0) -> Call[int]:
-    """Give one claim back without a commit, claimable again after `delay` ms; `reason` is shown."""
+def release(
+    keys: Keys, instance: str, claim: str, delay: int, reason: str,
+    *, charge: bool = False, most: int = 0, suspend: bool = False, now: int = 0,
+) -> Call[bool]:  # fmt: skip
+    """Give one claim back without a commit, claimable again after `delay` ms; `reason` is shown.
+
+    `charge` counts the turn against the instance, like a process that died while it ran it alone. With
+    `most` of these (0: never), or with `suspend`, it is suspended in the same call; True if it was.
+    """
     return script("release").call(
-        keys, instance=instance, claim=claim, delay=delay, reason=reason, now=now, decode=int
-    )
+        keys, instance=instance, claim=claim, delay=delay, reason=reason[:MAX_REASON], charge=charge,
+        most=most, rest=suspend, now=now, decode=lambda reply: reply == 2,
+    )  # fmt: skip
+
+
+def rouse(keys: Keys, limit: int = 1000, now: int = 0) -> Call[int]:
+    """Make instances that wait to be tried again claimable now, at most `limit`; how many."""
+    return script("rouse").call(keys, limit=limit, now=now, decode=int, idempotent=True)
+
+
+def accuse(keys: Keys, instance: str, execution: str) -> Call[bool]:
+    """Have this run claimed alone next time; False if it has ended."""
+    return script("accuse").call(keys, instance=instance, execution=execution, decode=bool, idempotent=True)
 
 
 def sweep(keys: Keys, limit: int = 200, lease: int = 10_000, now: int = 0) -> Call[SweepReport]:

@@ -14,9 +14,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from sites import Site
 
 from celeriac.activities import ActivityContext, ActivityRegistry, activity, run_activity
 from celeriac.celery_app import retrying
@@ -240,6 +242,16 @@ def lab(redis_server: Any, store: Store, hub: str) -> Iterator[Lab]:
     """A laboratory on a hub of its own; what it leaves behind in Redis is checked by `store`."""
     settings = Settings(redis_url=redis_server.url, hub=hub, queue=f"{hub}-queue")
     made = Lab(settings, store)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def site(redis_server: Any, tmp_path: Path) -> Iterator[Site]:
+    """Processes of one test, stopped at its end."""
+    made = Site(redis_server.url, tmp_path)
     try:
         yield made
     finally:

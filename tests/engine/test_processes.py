@@ -3,110 +3,13 @@
 from __future__ import annotations
 
 import os
-import secrets
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
+from sites import Site
 
-from celeriac.celery_app.client.sync import Client, OrchestrationState
 from celeriac.celery_app.orchestrator.deadline import EXIT_STUCK
-from celeriac.celery_app.settings import Settings
-from celeriac.celery_app.store import Store
-
-HERE = Path(__file__).parent
-
-
-class Site:
-    """A hub and the processes of this test on it."""
-
-    def __init__(self, url: str, folder: Path) -> None:
-        hub = f"p{secrets.token_hex(4)}"
-        self.folder = folder
-        self.settings = Settings(redis_url=url, hub=hub, queue=f"{hub}-queue", apps=("flows_of_processes",))
-        self.store = Store.connect(self.settings)
-        self.client = Client(settings=self.settings, store=self.store)
-        self.running: list[subprocess.Popen[bytes]] = []
-
-    def start(self, *command: str, **environment: str) -> subprocess.Popen[bytes]:
-        """A `celeriac` process; its output goes to a file of the test's folder."""
-        known = self.settings.environment() | {
-            "PYTHONPATH": str(HERE), "FLOWS_NOTES": str(self.folder), **environment,
-        }  # fmt: skip
-        log = (self.folder / f"{command[0]}-{len(self.running)}.log").open("wb")
-        process = subprocess.Popen(
-            [sys.executable, "-m", "celeriac.cli.main", *command], env=os.environ | known, cwd=self.folder,
-            stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
-        log.close()
-        self.running.append(process)
-        return process
-
-    def orchestrator(self, **environment: str) -> subprocess.Popen[bytes]:
-        return self._joined("o", lambda: self.start("orchestrator", **environment))
-
-    def worker(self, pool: str = "threads") -> subprocess.Popen[bytes]:
-        return self._joined("w", lambda: self.start("worker", "--pool", pool, "--concurrency", "4"))
-
-    def _joined(self, kind: str, start: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
-        """Start a process and wait until it is known."""
-
-        def known() -> set[bytes]:
-            return {p for p in self.store.client.hkeys(self.store.keys.procs) if p.startswith(kind.encode())}
-
-        before = known()
-        process = start()
-        self.until(lambda: known() - before, process)
-        return process
-
-    def until(
-        self,
-        condition: Callable[[], Any],
-        process: subprocess.Popen[bytes] | None = None,
-        timeout: float = 30,
-    ) -> Any:
-        end = time.monotonic() + timeout
-        while not (found := condition()):
-            assert time.monotonic() < end, f"not within {timeout} s\n{self.logs()}"
-            assert process is None or process.poll() is None, self.logs()
-            time.sleep(0.02)
-        return found
-
-    def wait(self, instance: str, timeout: float = 60) -> OrchestrationState:
-        try:
-            return self.client.wait(instance, timeout=timeout)
-        except TimeoutError as error:
-            raise AssertionError(f"{error}\n{self.logs()}") from error
-
-    def logs(self) -> str:
-        return "\n".join(f"--- {p.name}\n{p.read_text()[-3000:]}" for p in sorted(self.folder.glob("*.log")))
-
-    def close(self) -> None:
-        for process in self.running:
-            if process.poll() is None:
-                process.terminate()
-        for process in self.running:
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        self.store.close()
-
-
-@pytest.fixture
-def site(redis_server: Any, tmp_path: Path) -> Iterator[Site]:
-    """Processes of one test, stopped at its end."""
-    made = Site(redis_server.url, tmp_path)
-    try:
-        yield made
-    finally:
-        made.close()
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
@@ -204,10 +107,12 @@ def test_code_that_cannot_be_interrupted_ends_its_process_and_is_charged(site: S
     first = site.orchestrator(**fast)
     instance = site.client.start("stubborn")
     assert first.wait(30) == EXIT_STUCK, site.logs()
-    assert site.start("orchestrator", **fast).wait(30) == EXIT_STUCK, site.logs()
+    state = site.client.get(instance)  # the process said who was to blame before it ended
+    assert (state.status, "flows_of_processes.py:" in state.reason) == ("Suspended", True), state.reason
+    assert "ended its process" in state.reason
+    other = site.client.start("fan", 0)
     site.orchestrator(**fast)
-    state = site.until(lambda: (s := site.client.get(instance)).status == "Suspended" and s)
-    assert "died 1 times" in state.reason
+    assert site.wait(other, 20).output == 0
     site.client.terminate(instance)
 
 

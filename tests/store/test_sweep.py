@@ -96,14 +96,16 @@ def test_a_graceful_stop_hands_back_without_a_strike(desk: Any) -> None:
 def test_a_released_instance_waits_and_says_why(desk: Any) -> None:
     desk.start()
     claimed = desk.claim_one()
-    desk.store.run(turns.release(desk.keys, "a", claimed.claim, 5_000, "no worker serves flow 2", desk.now))
+    desk.store.run(
+        turns.release(desk.keys, "a", claimed.claim, 5_000, "no worker serves flow 2", now=desk.now)
+    )
     assert desk.claim() == []
     assert desk.record()["waiting"] == "no worker serves flow 2"
     desk.now += 5_000
     desk.step()
     assert "waiting" not in desk.record()
     with pytest.raises(FencedError):
-        desk.store.run(turns.release(desk.keys, "a", claimed.claim, 0, "", desk.now))
+        desk.store.run(turns.release(desk.keys, "a", claimed.claim, 0, "", now=desk.now))
 
 
 def test_a_passed_deadline_goes_to_one_caller_until_its_attempt_is_settled(desk: Any) -> None:

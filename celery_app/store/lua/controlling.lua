@@ -21,16 +21,32 @@ local function suspend(id, reason)
   return 1
 end
 
+-- Suspended by the engine. Its code must not be touched before somebody resumes it, not even to record this: so the
+-- event waits in the record (`held`), and goes into the history together with the one that resumes.
+local function quarantine(id, reason)
+  local r = redis.call('HMGET', inst .. id, 'status', 'suspended', 'created')
+  redis.call('HSET', inst .. id, 'stage', '0')
+  redis.call('ZREM', ready, id)
+  if r[2] then return end
+  redis.call('HSET', inst .. id, 'suspended', '1', 'status', 'Suspended', 'reason', reason, 'updated', now_s)
+  if redis.call('LLEN', hist .. id) > 0 then redis.call('HSET', inst .. id, 'held', reason_text(15, reason)) end
+  index_status(id, r[1], 'Suspended', r[3])
+end
+
 local function resume(id, reason)
-  local r = redis.call('HMGET', inst .. id, 'stage', 'suspended', 'created', 'delayed')
-  if not r[2] then return 0 end
+  local r = redis.call('HMGET', inst .. id, 'stage', 'suspended', 'created', 'delayed', 'held')
+  if not r[2] then
+    if r[1] == '1' then make_ready_now(id, '1', r[4]) end -- it waits: try it now
+    return 0
+  end
   local begun = redis.call('LLEN', hist .. id) > 0
   local status = (begun or redis.call('HGET', inst .. id, 'run') ~= '0') and 'Running' or 'Pending'
   redis.call('HSET', inst .. id, 'status', status, 'reason', reason, 'updated', now_s)
-  redis.call('HDEL', inst .. id, 'suspended', 'crashes') -- resumed: it may try again as often
+  redis.call('HDEL', inst .. id, 'suspended', 'crashes', 'waiting', 'held') -- resumed: it may try again as often
   index_status(id, 'Suspended', status, r[3])
+  if r[5] then redis.call('RPUSH', control .. id, r[5]) end
   if begun or r[1] == '2' then redis.call('RPUSH', control .. id, reason_text(16, reason)) end
-  if has_work(id, false) then make_ready(id, r[1], r[4]) end
+  if has_work(id, false) then make_ready_now(id, r[1], r[4]) end
   return 1
 end
 
@@ -44,7 +60,7 @@ local function cancel(id, reason)
     redis.call('LINSERT', inbox .. id, 'AFTER', redis.call('LINDEX', inbox .. id, 0), event)
     redis.call('HDEL', inst .. id, 'delayed')
     redis.call('ZREM', timers, ':start:' .. id)
-    if resume(id, reason) == 0 then make_ready(id, stage, false) end
+    if resume(id, reason) == 0 then make_ready_now(id, stage, false) end
     return 1
   end
   local last = redis.call('LINDEX', control .. id, -1)
@@ -52,6 +68,6 @@ local function cancel(id, reason)
   redis.call('HSET', inst .. id, 'reason', reason, 'updated', now_s)
   resume(id, reason)
   redis.call('RPUSH', control .. id, event)
-  make_ready(id, redis.call('HGET', inst .. id, 'stage'), false)
+  make_ready_now(id, redis.call('HGET', inst .. id, 'stage'), false)
   return 1
 end

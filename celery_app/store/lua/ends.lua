@@ -75,7 +75,7 @@ local function terminate_instance(id, reason)
   local r = redis.call('HMGET', inst .. id, 'execution', 'status', 'created', 'claim', 'parent',
     'parent_execution', 'parent_seq')
   redis.call('HSET', inst .. id, 'status', 'Terminated', 'stage', '0', 'claim', '', 'reason', reason, 'updated', now_s)
-  redis.call('HDEL', inst .. id, 'suspended', 'delayed', 'suspect', 'alone', 'crashes', 'waiting')
+  redis.call('HDEL', inst .. id, 'suspended', 'delayed', 'suspect', 'alone', 'crashes', 'waiting', 'held')
   local shown = reason == '' and '' or ',"reason":' .. cjson.encode(reason)
   -- A run that nobody took yet has its start, and so its input, still in the inbox.
   local start = redis.call('EXISTS', hist .. id) == 0 and redis.call('LINDEX', inbox .. id, 0)

@@ -16,6 +16,6 @@ local function raise()
   for _, pair in ipairs(payloads) do redis.call('HSET', pay .. r[2], pair[1], pair[2]) end
   redis.call('RPUSH', inbox .. instance, text .. ',"at":' .. now_s .. '}')
   if dedup_key ~= '' then redis.call('SADD', dedup .. instance, dedup_key) end
-  make_ready(instance, r[3], r[4] or r[5])
+  make_ready_now(instance, r[3], r[4] or r[5])
   return 1
 end

@@ -15,6 +15,15 @@ local function make_ready(id, stage, held)
   end
 end
 
+-- The same for what a client asks: an instance that waits (for a process that serves its version, say) does not wait on.
+local function make_ready_now(id, stage, held)
+  if stage ~= '1' or held then
+    make_ready(id, stage, held)
+  elseif redis.call('ZADD', ready, 'XX', 'LT', 'CH', now_s, id) == 1 then
+    wake_up()
+  end
+end
+
 -- Is there anything to claim this instance for? Controls wait until the run has begun.
 local function has_work(id, suspended)
   if not suspended and redis.call('LLEN', inbox .. id) > 0 then return true end
