@@ -259,17 +259,21 @@ class Turner:
         """Let an execution go. Its `finally` blocks run now, under the guard too: what is wrong with them."""
         if live.execution.ended:
             return ""
-        definition = live.execution.definition
-        with self._guard.watch(
-            instance, live.run, definition.name, source_file(definition), claim
-        ) as watched:
-            try:
+        definition, verdict = live.execution.definition, ""
+        try:
+            with self._guard.watch(
+                instance, live.run, definition.name, source_file(definition), claim
+            ) as watched:
                 live.execution.close()
-            except (Exception, TurnDeadlineError) as error:  # noqa: BLE001  the author's code, and nothing hangs on it
-                logger.warning("%s (%s) could not be closed: %s", instance, definition.name, error)
-        if watched.verdict:
-            logger.error("%s: %s", instance, watched.verdict)
-        return watched.verdict
+            verdict = watched.verdict
+        except TurnDeadlineError as error:
+            self._guard.rest()
+            verdict = str(error)
+        except Exception as error:  # noqa: BLE001  the author's code, and nothing hangs on it
+            logger.warning("%s (%s) could not be closed: %s", instance, definition.name, error)
+        if verdict:
+            logger.error("%s: %s", instance, verdict)
+        return verdict
 
     def _apply(self, job: Job) -> tuple[Live, Turn]:
         """Run the author's code over the new events, as many as one commit should carry."""
