@@ -215,7 +215,8 @@ def list_(
         elif states:
             from . import render
 
-            render.console().print(render.state_table(states))
+            out = render.console()
+            out.print(render.state_table(states, out.width))
         else:
             click.echo(
                 "No instances." if not any(conditions.values()) else "No instances meet this.", err=True

@@ -143,7 +143,8 @@ def workers(common: Common, as_json: bool) -> None:
         return
     from . import render
 
-    render.console().print(render.process_table(processes, lease, beat))
+    out = render.console()
+    out.print(render.process_table(processes, lease, beat, out.width))
 
 
 @click.command()

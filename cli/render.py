@@ -24,6 +24,9 @@ from celeriac.celery_app.client.queues import PoisonMessage
 from celeriac.celery_app.client.state import OrchestrationState, Status
 from celeriac.orchestrations.errors import FailureDetails
 
+NARROW: Final = 80  # columns; below, a table breaks lines rather than cut them
+LONG_ID: Final = 36  # as long as a UUID
+NARROW_ID: Final = 20
 WIDE: Final = 10_000  # columns of a pipe: whoever reads it cuts for himself
 COLOURS: Final = {
     Status.PENDING: "yellow",
@@ -118,18 +121,22 @@ def age(state: OrchestrationState) -> timedelta:
     return state.elapsed if state.is_final else datetime.now(UTC) - state.created_at
 
 
-def state_table(states: Iterable[OrchestrationState]) -> Table:
-    """`celeriac list`."""
-    table = plain_table("Instance", "Name", "Status", "Created", "Took", "About")
+def state_table(states: Sequence[OrchestrationState], width: int = WIDE) -> Table:
+    """`celeriac list`; without the times where there is no room for them."""
+    narrow = width < NARROW
+    table = plain_table("Instance", "Name", "Status", *([] if narrow else ["Created", "Took"]), "About")
     table.columns[0].overflow = "fold"  # an id that is cut is of no use
     table.columns[0].no_wrap = False
+    # What tells instances apart comes first; the rest shares what room is left.
+    longest = max((len(state.id) for state in states), default=0)
+    table.columns[0].min_width = min(longest, NARROW_ID if narrow else LONG_ID)
+    table.columns[2].min_width = 12
     for state in states:
         table.add_row(
             Text(state.id),
             Text(f"{state.name} {state.version}".strip()),
             status_text(state.status),
-            local(state.created_at),
-            duration(age(state)),
+            *([] if narrow else [local(state.created_at), duration(age(state))]),
             about(_about(state)),
         )
     return table
@@ -229,9 +236,12 @@ def _path(frame: str) -> str:
     return path if within is None else f"/celeriac/{within.name}{path[len(str(within)) :]}"
 
 
-def process_table(processes: Sequence[ProcessInfo], lease: float, beat: float) -> Table:
+def process_table(processes: Sequence[ProcessInfo], lease: float, beat: float, width: int = WIDE) -> Table:
     """`celeriac workers`. `lease` and `beat` in seconds: when each was last heard of, and what is late."""
-    table = plain_table("Process", "Host", "Pid", "Up", "Beat", "Pool", "Serves")
+    table = plain_table("Process", "Pid", "Up", "Beat", "Serves", "Pool", "Host")
+    for column in table.columns[5 if width >= NARROW else 3 :]:
+        column.overflow, column.no_wrap = "fold", False
+    table.columns[0].min_width, table.columns[1].min_width = 12, 7
     now = datetime.now(UTC)
     for process in processes:
         info = process.info
@@ -243,12 +253,12 @@ def process_table(processes: Sequence[ProcessInfo], lease: float, beat: float) -
         serves = info.get("queues") or info.get("apps") or ()
         table.add_row(
             Text(process.kind),
-            Text(str(host)),
             str(info.get("pid", "")),
             up,
             _heard(silence, lease, beat),
-            Text(pool),
             Text(", ".join(map(str, serves)) if isinstance(serves, list | tuple) else str(serves)),
+            Text(pool),
+            Text(str(host)),
         )
     return table
 

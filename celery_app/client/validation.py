@@ -136,7 +136,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError
 
 def unknown_version(name: str, version: str, known: Iterable[str]) -> UnknownNameError:
     """The error for a version nobody has."""
-    shown = ", ".join(repr(v) for v in sorted(set(known))) or "none"
+    shown = ", ".join(repr(v) if v else "the one without a version" for v in sorted(set(known))) or "none"
     return UnknownNameError(f"orchestrator {name!r} has no version {version!r}; known versions: {shown}")
 
 

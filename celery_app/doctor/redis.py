@@ -22,7 +22,7 @@ __all__ = [
 
 MOST_SKEW: Final = 2.0  # seconds between Redis' clock and ours
 MOST_LOOKED_AT: Final = 10_000  # keys of a database that others may have filled
-BINDING: Final = "_kombu.binding."
+BINDING: Final = re.compile(r"_kombu\.binding(?:_permanent)?\.(.*)")
 
 
 def note_facts(report: Report, store: Store, info: Mapping[str, Any]) -> None:
@@ -104,7 +104,7 @@ def check_neighbours(
     queues = {settings.queue, *ours}
     keys, cut = _keys(store)
     others = [key for key in keys if not _is_ours(key, settings, queues)]
-    bindings = sorted({key.removeprefix(BINDING) for key in others if key.startswith(BINDING)})
+    bindings = sorted({match[1] for key in others if (match := BINDING.fullmatch(key))})
     # Remote control and events: a worker of ours that was started by `celery -A` may have bound them.
     foreign = [name for name in bindings if not name.endswith((".pidbox", "celeryev"))]
     if foreign:
@@ -114,7 +114,7 @@ def check_neighbours(
     else:
         looked = f" among the first {MOST_LOOKED_AT:,} keys" if cut else ""
         report.add("neighbours", "ok", f"no other Celery application in this database{looked}")
-    _check_limit(report, settings, store, info, [key for key in others if not key.startswith(BINDING)])
+    _check_limit(report, settings, store, info, [key for key in others if not BINDING.fullmatch(key)])
 
 
 def _keys(store: Store) -> tuple[list[str], bool]:
@@ -133,7 +133,7 @@ def _is_ours(key: str, settings: Settings, queues: set[str]) -> bool:
     """
     if key.startswith((f"{settings.hub}:", "unacked")):
         return True
-    key = key.removeprefix(BINDING).removeprefix(settings.queue_prefix).partition("\x06\x16")[0]
+    key = BINDING.sub(r"\1", key).removeprefix(settings.queue_prefix).partition("\x06\x16")[0]
     return key in queues or key.removesuffix("-poison") in queues
 
 

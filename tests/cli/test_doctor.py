@@ -50,6 +50,7 @@ def test_alone_on_its_redis(settings: Settings, desk: Store) -> None:
     desk.client.rpush(settings.queue_key("jobs") + "\x06\x163", "x")
     desk.client.set(desk.keys.schema, 1)
     desk.client.sadd("_kombu.binding.jobs", "x")
+    desk.client.sadd("_kombu.binding_permanent.jobs", "x")
     found = neighbours(settings, desk)
     assert found["neighbours"][0] == found["limit"][0] == "ok", found
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
+
+import click
 
 from celeriac.celery_app.settings import Settings
 from celeriac.cli.exits import Exit
@@ -39,6 +42,23 @@ def test_every_command() -> None:
     groups = {n.split()[0] for n in nested}
     documented = {re.sub(r" [\[A-Z].*", "", row) for row in first_column("cli.md")}
     assert documented == (commands - groups) | nested
+
+
+def test_every_option_of_every_command() -> None:
+    """Those that all commands have stand above the table."""
+    text = (DOCS / "cli.md").read_text(encoding="utf-8")
+    rows = {
+        re.sub(r" [\[A-Z].*", "", name): row
+        for name, row in re.findall(r"^\| `([^`]+)` \| (.*) \|$", text, re.M)
+    }
+    everywhere = {"--app", "--redis", "--hub", "--json", "--help"}
+    for name, row in rows.items():
+        command: Any = cli
+        for word in name.split():
+            command = command.commands[word]
+        options = {max(p.opts, key=len) for p in command.params if isinstance(p, click.Option)} - everywhere
+        said = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", row)) - everywhere
+        assert said == options, name
 
 
 def test_every_exit_code() -> None:
