@@ -4,12 +4,13 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help demo dev test check bench chaos chaos-transport clean
+.PHONY: help demo dev test check crash-sweep bench chaos chaos-transport clean
 help:
 	@echo "make demo   run the three shipped orchestrations on real input"
 	@echo "make dev    the same set-up, and stay up"
 	@echo "make test   every test"
 	@echo "make check  lint, types, architecture"
+	@echo "make crash-sweep  a fault at every Redis command of every process, in 14 scenarios (10 min)"
 	@echo "make bench  the benchmarks against raw Celery"
 	@echo "make chaos  break everything for MINUTES=20 under SEED=1, then check that nothing was lost"
 	@echo "make chaos-transport KILLS=200 SEED=1   a counting task under attack, in each pool"
@@ -40,6 +41,9 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/pytest -q tests/architecture
+
+crash-sweep: $(STAMP)
+	CRASH_SWEEP=full $(BIN)/pytest tests/faults/test_crash_sweep.py -q -s -o timeout=0
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks $(if $(W),--only $(W))

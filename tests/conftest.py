@@ -10,7 +10,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -244,3 +244,9 @@ class _Scan:
 def residue(store: Store) -> list[str]:
     """What should not be in this hub when nobody works on it: unknown keys, orphans, claims, bad indexes."""
     return _Scan(store, []).run()
+
+
+@pytest.fixture(scope="session")
+def residue_of() -> Callable[[Store], list[str]]:
+    """The residue checker, for tests that look at many hubs, or at one many times."""
+    return residue

@@ -1,0 +1,114 @@
+"""The one door between the product and Redis: every command of every simulated process goes through a gate.
+
+`GatedStore` is the real Store on a real Redis. It sends the commands of a pipeline one by one, gives every
+script the virtual time as its `now`, and never blocks. The gate may let a command through, end the
+process before or after it, or lose the connection before or after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import redis
+from celery.exceptions import WorkerTerminate
+from redis.exceptions import NoScriptError, ResponseError
+from virtual import Virtual
+
+from celeriac.celery_app.store import Call, Keys, Store
+from celeriac.celery_app.transport.intake import refusal
+
+
+class Killed(WorkerTerminate):
+    """The simulated process ends here. Of Celery's kind, because only that leaves a solo pool as it is."""
+
+
+class Gate(Protocol):
+    """Decides what becomes of a command."""
+
+    def send(self, who: Any, what: str, apply: Callable[[], Any]) -> Any:
+        """Let `apply` send the command, or raise Killed or redis' ConnectionError before or after it."""
+        ...
+
+    def blocked(self, who: Any, seconds: float) -> None:
+        """A blocking command found nothing and waits for so long."""
+        ...
+
+
+class GatedStore(Store):
+    """A Store whose commands pass a gate."""
+
+    def __init__(
+        self, client: redis.Redis, keys: Keys, url: str, virtual: Virtual, gate: Gate, who: Any
+    ) -> None:
+        super().__init__(client, keys, url)
+        self._virtual, self._gate, self._who = virtual, gate, who
+
+    def send(self, call: Call[Any]) -> Any:
+        """As the transport's channel sends: once, with the errors it would see."""
+        try:
+            return call.decode(self._send(call))
+        except ResponseError as error:
+            raise refusal(error) from error
+
+    def pipeline(self, calls: Sequence[Call[Any]]) -> list[Any]:
+        """The raw replies to several calls sent at once; a refusal as a value."""
+        return self._send_all(calls)
+
+    def _send(self, call: Call[Any]) -> Any:
+        if call.script is None:
+            return self._plain(call.args)
+        name, args = call.script.name, self._in_time(call)
+        return self._gate.send(self._who, name, lambda: self._evaluate(call.script, args))
+
+    def _send_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
+        replies: list[Any] = []
+        for call in calls:
+            try:
+                replies.append(self._send(call))
+            except ResponseError as error:
+                replies.append(error)
+        return replies
+
+    def _in_time(self, call: Call[Any]) -> tuple[Any, ...]:
+        """The script's arguments, with the virtual time where it would ask Redis for the time."""
+        script, args = call.script, list(call.args)
+        assert script is not None
+        if "now" in script.args:
+            place = 1 + len(script.single) + len(script.families) + list(script.args).index("now")
+            if args[place] == 0:
+                args[place] = self._virtual.ms
+        return tuple(args)
+
+    def _evaluate(self, script: Any, args: tuple[Any, ...]) -> Any:
+        try:
+            return self.client.execute_command("EVALSHA", script.sha, *args)
+        except NoScriptError:
+            return self.client.execute_command("EVAL", script.source, *args)
+
+    def _plain(self, words: tuple[Any, ...]) -> Any:
+        name = words[0].decode() if isinstance(words[0], bytes) else str(words[0])
+        if name == "TIME":
+            return self._gate.send(
+                self._who, name, lambda: (self._virtual.ms // 1000, self._virtual.ms % 1000 * 1000)
+            )
+        if name in ("BRPOP", "BLMOVE"):
+            return self._blocking(name, words)
+        return self._gate.send(self._who, name, lambda: self.client.execute_command(*words))
+
+    def _blocking(self, name: str, words: tuple[Any, ...]) -> Any:
+        """A look at the keys; if there is nothing, a wait, and another look."""
+        reply = self._gate.send(self._who, name, lambda: self._look(name, words))
+        if reply is None:
+            self._gate.blocked(self._who, float(words[-1]))
+            reply = self._look(name, words)
+        return reply
+
+    def _look(self, name: str, words: tuple[Any, ...]) -> Any:
+        if name == "BLMOVE":
+            return self.client.execute_command("LMOVE", *words[1:-1])
+        for key in words[1:-1]:
+            value = self.client.execute_command("RPOP", key)
+            if value is not None:
+                return [key, value]
+        return None

@@ -1,0 +1,114 @@
+"""Was the end right? What a run left behind, held against a run without a fault.
+
+- Every instance ended with the same status, output and failure.
+- Every history has at most one outcome for each number, starts with its start, and replays:
+  today's code, given the events from outside, issues exactly the recorded commands.
+- Every activity ran at least once, and more often than without a fault only when a worker died.
+- No residue while the instances are there, and nothing of them after they are purged.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from celeriac.celery_app.client.sync import Client
+from celeriac.celery_app.store import Keys, Store
+from celeriac.orchestrations import testing
+from celeriac.orchestrations.errors import InstanceNotFoundError
+from celeriac.orchestrations.history import (
+    AnyEvent,
+    ExecutionStarted,
+    ExecutionTerminated,
+    GroupCompleted,
+    SubOrchestrationInstanceCompleted,
+    SubOrchestrationInstanceFailed,
+    TaskCompleted,
+    TaskFailed,
+    TimerFired,
+)
+from celeriac.orchestrations.registry import Registry
+
+OUTCOMES = (TaskCompleted, TaskFailed, TimerFired, GroupCompleted, SubOrchestrationInstanceCompleted,
+            SubOrchestrationInstanceFailed)  # fmt: skip
+STAYS = ("served", "schema", "wake", "procs")  # of a hub without instances
+STAYS_OF = ("token", "idem")
+
+
+def ends(client: Client) -> dict[str, tuple[Any, ...]]:
+    """How every instance ended, by id."""
+    found: dict[str, tuple[Any, ...]] = {}
+    for state in client.iterate():
+        failure = (state.failure.error_type, state.failure.message) if state.failure is not None else None
+        output = state.output if state.status == "Completed" else None
+        found[state.id] = (state.name, str(state.status), repr(output), failure)
+    return found
+
+
+def check_history(client: Client, instance: str, registry: Registry) -> list[str]:
+    """What is wrong with the history of an instance's present run."""
+    recording = client.record(instance)
+    events: list[AnyEvent] = list(recording.events)
+    problems: list[str] = []
+    if not isinstance(events[0], ExecutionStarted):
+        problems.append(f"{instance}: the history begins with {events[0]}")
+    twice = [n for n, times in Counter(e.seq for e in events if isinstance(e, OUTCOMES)).items() if times > 1]
+    if twice:
+        problems.append(f"{instance}: two outcomes for {twice}")
+    times = [event.at for event in events]
+    if times != sorted(times):
+        problems.append(f"{instance}: time runs backwards")
+    if isinstance(events[-1], ExecutionTerminated):
+        return problems
+    state = client.get(instance)
+    definition = registry.get(state.name, state.version)
+    assert definition is not None
+    turn = testing.replay_history(definition, recording)
+    if turn.events:
+        problems.append(f"{instance}: a replay goes on with {turn.events[:3]}")
+    return problems
+
+
+def check_all(client: Client, registry: Registry) -> list[str]:
+    """What is wrong with any history."""
+    return [problem for state in client.iterate() for problem in check_history(client, state.id, registry)]
+
+
+def check_effects(expected: Counter[Any], actual: Counter[Any], *, may_repeat: bool) -> list[str]:
+    """What activities did too little or too often."""
+    lost = [
+        f"{key} was done {actual[key]} times instead of {n}" for key, n in expected.items() if actual[key] < n
+    ]
+    more = {key: n for key, n in actual.items() if n > expected[key]}
+    if not may_repeat:
+        lost += [
+            f"{key} was done {n} times instead of {expected[key]}, and no worker died"
+            for key, n in more.items()
+        ]
+    return lost + [f"{key} was never to be done" for key in more if key not in expected]
+
+
+def purge_all(client: Client) -> None:
+    """Remove every instance."""
+    for state in list(client.iterate()):
+        try:
+            client.purge(state.id)
+        except InstanceNotFoundError:
+            continue  # with its parent
+
+
+def leftovers(store: Store) -> list[str]:
+    """Keys that should be gone when there is no instance."""
+    keys: Keys = store.keys
+    found: list[str] = []
+    for raw in store.client.scan_iter(match="*", count=1000):
+        key = raw.decode()
+        kind = keys.kind_of(key)
+        name = kind[0].name if kind is not None else ""
+        if name not in STAYS and name not in STAYS_OF:
+            found.append(f"{key}: left over ({store.client.type(key).decode()})")
+    return found
+
+
+Residue = Callable[[Store], list[str]]
