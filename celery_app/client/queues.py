@@ -156,8 +156,9 @@ class Queues:
         if (yield from ask(command("HLEN", self._record(listener), decode=int))):
             yield from ask(command("ZADD", self._keys.beats, "XX", 1, listener))
             return
-        yield from ask(command("ZREM", self._keys.beats, listener))
+        # Last of all the beat: who is listed there is found by the sweep, should this process die before.
         yield from ask(command("HDEL", self._keys.procs, listener))
+        yield from ask(command("ZREM", self._keys.beats, listener))
 
     def take(self, queue: str, listener: str, limit: int) -> Operation[list[TakenMessage]]:
         """Take up to `limit` messages, oldest first."""

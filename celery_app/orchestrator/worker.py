@@ -177,8 +177,9 @@ class OrchestratorWorker:
             self._settle(self._store.run_all(self._calls_of(self._answers)))
             while self._store.run(turns.hand_back(self._keys, self.incarnation)):
                 logger.info("handed claims back")
-            self._store.run(command("ZREM", self._keys.beats, self.incarnation))
+            # Last of all the beat: who is listed there is found by the sweep, should this process die before.
             self._store.run(command("HDEL", self._keys.procs, self.incarnation))
+            self._store.run(command("ZREM", self._keys.beats, self.incarnation))
         except (RedisUnavailableError, StoreError) as error:
             logger.warning("could not hand everything back, others take it over soon: %s", error)
         logger.info("orchestrator %s has stopped after %d turns", self.incarnation, self.turns_taken)
