@@ -55,6 +55,7 @@ class Settings:
     max_lost: int = (
         3  # processes that may die in a row while they run one activity, until that is its failure
     )
+    max_resends: int = 5  # times that the lost message of one attempt is sent again; then the attempt fails
     cache_size: int = 1000  # live executions an orchestrator keeps
     transport: str = "celeriac"  # or "stock": kombu's own Redis transport
 
@@ -267,6 +268,7 @@ _CHECKS: Final[dict[str, Callable[[Any, str], Any]]] = {
     "window": _whole(1),
     "max_crashes": _whole(1),
     "max_lost": _whole(0),
+    "max_resends": _whole(1),
     "cache_size": _whole(0),
     "transport": _check_transport,
 }

@@ -9,6 +9,7 @@ CeleriacError
 ├── TaskCancelledError         the awaited task was cancelled by `task.cancel()`
 ├── ActivityTimeoutError       an attempt of an activity passed one of its limits
 ├── ActivityWorkerLostError    the processes that ran an activity died, too often in a row
+├── ActivityMessageLostError   the message of an activity was lost, too often in a row
 ├── UnknownActivityError       no worker that took the activity knows its name
 ├── LimitExceededError         an instance asks for more than it may have: steps, events, depth
 ├── OrchestrationCancelledError  raised at the await when a client cancels the instance
@@ -40,6 +41,7 @@ from typing import Any, ClassVar
 import msgspec
 
 __all__ = [
+    "ActivityMessageLostError",
     "ActivityTimeoutError",
     "ActivityWorkerLostError",
     "AuthoringError",
@@ -245,6 +247,10 @@ class ActivityTimeoutError(CeleriacError, TimeoutError):
 
 class ActivityWorkerLostError(CeleriacError):
     """The process that ran the activity died: killed, out of memory, or it called `os._exit`."""
+
+
+class ActivityMessageLostError(CeleriacError):
+    """The message of an activity vanished from its queue, and did so again each time it was sent anew."""
 
 
 class UnknownActivityError(CeleriacError):

@@ -9,6 +9,7 @@ acknowledgement is set on the class, so that no configuration can take it away.
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -108,8 +109,12 @@ class ActivityTask(Task):
             context = ActivityContext(instance_id="", execution_id="", seq=0, name=self.activity.name)
             return codec.decode(run_activity(self.activity, codec.encode_call(args, kwargs), context))
         runtime = runtime_of(self.app)
-        if self.settings.transport == "stock" and not _wanted(runtime, step.task):
-            logger.info("%s (%s) not run: the step has ended or is at another attempt", self.name, step.task)
+        if self.settings.transport == "stock" and not _begins(runtime, step.task, self.request):
+            logger.info(
+                "%s (%s) not run: its step has ended, runs or is at another attempt",
+                self.name,
+                step.task,
+            )
             raise Ignore
         call = _call_text(runtime, step)
         _arm(runtime, step)
@@ -128,9 +133,12 @@ class ActivityTask(Task):
             raise
 
 
-def _wanted(runtime: Runtime, task: TaskId) -> bool:
-    """Our transport's take has asked this; kombu's own does not."""
-    call = flights.is_current(runtime.store.keys, task.execution, task.seq, task.attempt)
+def _begins(runtime: Runtime, task: TaskId, request: Any) -> bool:
+    """Whether to run this copy: our transport's take has seen to it, kombu's own does not."""
+    again = bool((request.delivery_info or {}).get("redelivered"))
+    call = flights.begin(
+        runtime.store.keys, task.execution, task.seq, task.attempt, secrets.token_hex(4), again=again
+    )
     return OutcomeWriter(runtime).settle(call)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..client.progress import ProcessInfo
 from ..settings import Settings
-from ..store import Store
+from ..store import Store, audit
 from .report import Report
 
 __all__ = ["check_agreement", "check_processes", "check_queues"]
@@ -52,7 +52,9 @@ def _lists(process: ProcessInfo) -> bool:
 def check_queues(
     report: Report, settings: Settings, store: Store, processes: Sequence[ProcessInfo], steps: Sequence[int]
 ) -> None:
-    """How much waits, instances for orchestrators and messages for workers; and whether somebody listens."""
+    """How much waits, instances for orchestrators and messages for workers; whether somebody listens; what
+    was lost and found again.
+    """
     keys, client = store.keys, store.client
     depths: dict[str, Any] = {
         "instances ready": client.zcard(keys.path("ready")),
@@ -72,3 +74,4 @@ def check_queues(
             text = f"{waiting} messages wait in queue {queue!r}, and no living worker serves it"
             report.add("queues", "warn", f"{text}; start one with --queues {queue}")
     report.facts["Queues"] = depths
+    report.facts["Mended by the audit"] = store.run(audit.mended(keys)) or {"so far": "nothing"}

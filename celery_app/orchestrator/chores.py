@@ -1,8 +1,8 @@
 """What an orchestrator does beside taking turns: beat, fire timers, promote retries, sweep after the dead,
-keep time.
+look for what was lost, keep time.
 
-One of them is an audit: claims in this process' name that it does not know of (Redis went back to a state
-in which they were held) are handed back, or nobody could take them for as long as it lives.
+One of them looks at the process' own claims: those it does not know of (Redis went back to a state in
+which they were held) are handed back, or nobody could take them for as long as it lives.
 
 Each chore is one bounded call that rides in the pipeline of the loop when it is due. Nothing here has a
 thread of its own, so a loop that does not tick does not beat.
@@ -17,7 +17,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..store import Call, Keys, command, flights, turns
+from ..store import Call, Keys, StoreError, audit, command, flights, turns
+from ..store.audit import AuditReport
 from ..store.records import Lapsed, SweepReport
 
 logger = logging.getLogger("celeriac.orchestrator")
@@ -27,9 +28,12 @@ LOOK_EVERY = (
     1.0  # seconds after which timers and parked messages are looked at though none was known to be due
 )
 CLOCK_EVERY = 10.0
-AUDIT_EVERY = 10.0  # seconds at most for which a claim that we do not know of stays with us
+CLAIMS_EVERY = 10.0  # seconds at most for which a claim that we do not know of stays with us
 SOONEST = 0.002  # seconds, should this clock be ahead of Redis'
 AGAIN = 0.05  # seconds until the next call of a chore that has more to do
+AFTER_REFUSAL = 5.0  # seconds until the audit is tried again that Redis refused: nothing waits for it
+
+NOTHING_FOUND = AuditReport(0)
 
 
 class Clock:
@@ -70,8 +74,11 @@ class Chores:
         max_lost: int,
         incarnation: Callable[[], str],
         known: Callable[[], Sequence[str]],
+        *,
+        stock: bool = False,
     ) -> None:
         self.clock = Clock()
+        self.found = NOTHING_FOUND  # what the audit found, to be acted on by the loop
         self.lapsed: list[Lapsed] = []  # deadlines that passed, to be judged by the loop
         self._beat_every = beat
         self._timers = _Chore(lambda: turns.fire_timers(keys, LIMIT), self._look_again)
@@ -79,6 +86,7 @@ class Chores:
         self._beat = _Chore(
             lambda: flights.beat(keys, incarnation(), int(lease * 1000)), lambda _: time.monotonic() + beat
         )
+        self._audit = _Chore(lambda: audit.audit(keys, stock=stock), self._audited)
         self._all = (
             self._beat,
             _Chore(lambda: command("TIME"), self._set_clock),
@@ -88,9 +96,10 @@ class Chores:
             _Chore(lambda: turns.sweep(keys, LIMIT), self._swept),
             _Chore(
                 lambda: turns.hand_back(keys, incarnation(), LIMIT, known()),
-                self._audited,
-                time.monotonic() + AUDIT_EVERY * random.random(),
+                self._claims_checked,
+                time.monotonic() + CLAIMS_EVERY * random.random(),
             ),
+            self._audit,
         )
 
     def due(self) -> list[_Chore]:
@@ -100,10 +109,19 @@ class Chores:
 
     def take(self, chore: _Chore, reply: Any) -> None:
         """The reply to a chore's call. A refusal is raised: the loop knows what to do about it."""
+        if chore is self._audit and isinstance(reply, StoreError):
+            logger.warning("the audit was refused, trying again in %g s: %s", AFTER_REFUSAL, reply)
+            chore.due = time.monotonic() + AFTER_REFUSAL
+            return
         if isinstance(reply, Exception):
             chore.due = time.monotonic() + LOOK_EVERY
             raise reply
         chore.due = chore.take(reply)
+
+    def findings(self) -> tuple[list[Lapsed], AuditReport]:
+        """What the last chores found and the loop must act on; once."""
+        (lapsed, self.lapsed), (found, self.found) = (self.lapsed, []), (self.found, NOTHING_FOUND)
+        return lapsed, found
 
     def overdue_beat(self) -> bool:
         """Is it time to beat, in the middle of a long batch?"""
@@ -126,10 +144,10 @@ class Chores:
         for chore in self._all:
             chore.due = 0.0
 
-    def _audited(self, back: int) -> float:
+    def _claims_checked(self, back: int) -> float:
         if back:
             logger.warning("handed back %d claims in this process' name that it knew nothing of", back)
-        return time.monotonic() + AUDIT_EVERY * random.uniform(0.5, 1.0)
+        return time.monotonic() + CLAIMS_EVERY * random.uniform(0.5, 1.0)
 
     def _look_again(self, reply: tuple[int, int]) -> float:
         moved, next_due = reply
@@ -151,3 +169,9 @@ class Chores:
     def _swept(self, report: SweepReport) -> float:
         self.lapsed += report.lapsed
         return time.monotonic() + (AGAIN if report.more else LOOK_EVERY)
+
+    def _audited(self, report: AuditReport) -> float:
+        if report.mended or report.suspects:
+            self.found = report
+        # A little late, and each process by another amount: the first one to come does it for all.
+        return time.monotonic() + max(SOONEST, report.wait / 1000) * random.uniform(1.0, 1.3)

@@ -2,7 +2,7 @@
 decides. So does it for an attempt under which too many worker processes died in a row (kind `l`).
 
 The sweep finds them, on whichever orchestrator runs it. What the step calls and how it is to be retried is
-read from the instance's history: this is rare, so nothing is kept for it.
+read from the instance's history (see opened.py).
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from celeriac.orchestrations.errors import (
     CeleriacError,
     failure_from,
 )
-from celeriac.orchestrations.history import GroupScheduled, TaskScheduled, decode_event
 
 from .. import retrying
-from ..messages import GroupRef, Notes, Step, StepHeader, TaskId
-from ..store import Store, command
+from ..messages import Notes, Step, TaskId
+from ..store import Store
 from ..store.records import Lapsed
 from .chores import Clock
-from .payloads import PARTS_CHUNK, decode_parts, fields_of
-from .reading import Reader
+from .opened import OpenedSteps
+
+__all__ = ["Judge", "Lapses"]
 
 logger = logging.getLogger("celeriac.orchestrator")
 
@@ -35,25 +35,50 @@ _WHAT = {
 }
 
 
+class Judge:
+    """Ends attempts whose failure was found by nobody who ran them."""
+
+    def __init__(self, store: Store, maker: retrying.MessageMaker, clock: Clock, max_lost: int) -> None:
+        self._store, self._maker, self._clock, self._max_lost = store, maker, clock, max_lost
+
+    def fail(self, step: Step, error: CeleriacError) -> bool:
+        """The attempt has failed with this error; its policy decides, the log says so. False if it had
+        ended meanwhile, or nothing could be written.
+        """
+        failure, now = failure_from(error), self._clock.now()
+        again = retrying.judge(step, failure, now, max_lost=self._max_lost)
+        try:
+            call = retrying.failed(self._store.keys, self._maker, step, failure, again, now)
+            written = self._store.run(call) == "OK"
+        except CeleriacError as refused:
+            logger.info("a failure of %s was not recorded: %s", step.task, refused)
+            return False
+        if written:
+            next_one = f"the next one follows in {again.delay / 1000:.1f} s" if again else "it was the last"
+            where = (step.task.attempt, step.task.seq, step.task.instance)
+            logger.warning("attempt %d of step %d of %s failed: %s; %s", *where, error, next_one)
+        return written
+
+
 class Lapses:
     """Judges lapsed attempts."""
 
-    def __init__(self, store: Store, emitter: retrying.MessageMaker, clock: Clock, max_lost: int) -> None:
-        self._store, self._emitter, self._clock, self._max_lost = store, emitter, clock, max_lost
-        self._reader = Reader(store)
+    def __init__(self, store: Store, judge: Judge, max_lost: int) -> None:
+        self._judge, self._max_lost = judge, max_lost
+        self._opened = OpenedSteps(store)
 
     def judge(self, lapsed: Sequence[Lapsed]) -> None:
         """Park the next attempt of each, or end its step. The scripts leave alone what ended meanwhile."""
+        seqs: dict[str, set[int]] = {}
         for one in lapsed:
-            step = self._step(one)
-            if step is None:
-                continue
-            failure, now = failure_from(self._error(one, step)), self._clock.now()
-            again = retrying.judge(step, failure, now, max_lost=self._max_lost)
-            try:
-                self._store.run(retrying.failed(self._store.keys, self._emitter, step, failure, again, now))
-            except CeleriacError as refused:
-                logger.info("a time-out of %s was not recorded: %s", step.task, refused)
+            seqs.setdefault(one.instance, set()).add(one.seq)
+        openers = self._opened.openers(seqs)
+        for one in lapsed:
+            task = TaskId(one.execution, one.seq, one.attempt, one.instance)
+            notes = Notes(lost=self._max_lost) if one.kind == "l" else Notes()
+            step = self._opened.step(task, openers.get((one.instance, one.seq)), notes)
+            if step is not None:
+                self._judge.fail(step, self._error(one, step))
 
     def _error(self, one: Lapsed, step: Step) -> CeleriacError:
         if one.kind == "l":
@@ -66,26 +91,3 @@ class Lapses:
             for name in ("timeout", "schedule_to_start", "heartbeat")
         }
         return ActivityTimeoutError(f"the activity {step.name} {_WHAT[one.kind].format(**limits)}")
-
-    def _step(self, lapsed: Lapsed) -> Step | None:
-        """The step as its command says; None when the history no longer has it."""
-        task = TaskId(lapsed.execution, lapsed.seq, lapsed.attempt, lapsed.instance)
-        notes = Notes(lost=self._max_lost) if lapsed.kind == "l" else Notes()
-        items = self._store.run(command("LRANGE", self._store.keys.hist(lapsed.instance), 0, -1))
-        for event in map(decode_event, items):
-            if isinstance(event, TaskScheduled) and event.seq == lapsed.seq:
-                return Step(task, event.name, event.input, StepHeader(event.options, event.at, 0, notes))
-            if isinstance(event, GroupScheduled) and event.seq <= lapsed.seq < event.seq + event.size:
-                return self._part(task, event, notes)
-        return None
-
-    def _part(self, task: TaskId, group: GroupScheduled, notes: Notes) -> Step:
-        index = task.seq - group.seq
-        if group.parts.startswith("@"):
-            field = fields_of(group.parts)[index // PARTS_CHUNK]
-            part = decode_parts(self._reader.texts(task.execution, [field])[0])[index % PARTS_CHUNK]
-        else:
-            part = decode_parts(group.parts)[index]
-        header = StepHeader(group.options[part.options], group.at, group.size, notes)
-        reference = GroupRef(f"{task.execution}:{group.seq}", index, group.size)
-        return Step(task, part.name, part.input, header, reference)

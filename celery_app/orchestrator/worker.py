@@ -51,10 +51,11 @@ from ..store import (
 )
 from ..store.records import Claimed, CommitReply, open_text
 from .answers import Done, Served, Wait
+from .audit import Audit
 from .charges import LastWords
 from .chores import Chores
 from .deadline import TurnGuard
-from .lapses import Lapses
+from .lapses import Judge, Lapses
 from .origin import Origin
 from .payloads import portions
 from .reading import Reader
@@ -95,6 +96,7 @@ class OrchestratorWorker:
         self._chores = Chores(
             self._keys, settings.lease, settings.beat, settings.max_lost, lambda: self.incarnation,
             lambda: [answer.claimed.instance for answer in self._answers],
+            stock=settings.transport == "stock",
         )  # fmt: skip
         self._origin = Origin(store)
         self._away, self._refusals = Complaints(logger), Complaints(logger)
@@ -105,7 +107,9 @@ class OrchestratorWorker:
             self._keys, Reader(store), registry, world, self._served, self._refresh_served, self._guard,
             self._chores.clock, self._beat_if_due,
         )  # fmt: skip
-        self._lapses = Lapses(store, emitter, self._chores.clock, settings.max_lost)
+        judge = Judge(store, emitter, self._chores.clock, settings.max_lost)
+        self._lapses = Lapses(store, judge, settings.max_lost)
+        self._audit = Audit(store, emitter, judge, settings)
         self._offer_at = math.inf  # when an instance that others can run is ready again
         self._idle = False  # the last claim found nothing
         self.turns_taken = 0
@@ -214,9 +218,9 @@ class OrchestratorWorker:
             self._pause(random.uniform(0.2, 0.6))
         if offered and self._idle:
             self._pause(OFFER_SLACK)  # or this process would take its own wake-up
-        if self._chores.lapsed:
-            lapsed, self._chores.lapsed = self._chores.lapsed, []
-            self._lapses.judge(lapsed)
+        lapsed, found = self._chores.findings()
+        self._lapses.judge(lapsed)
+        self._audit.mend(found)
 
     def _claim_or_offer(self) -> Call[list[Claimed]]:
         """The claim of the next batch. Or, when an instance that others can run becomes ready again, a

@@ -1,7 +1,7 @@
 """The store: every key and every script of the engine on one Redis.
 
 `Store` and `AsyncStore` run `Call` values. The calls come in families, one module each:
-instances, turns, steps, payloads, views, queues (queue triggers) and flights (the transport).
+instances, turns, steps, payloads, views, queues (queue triggers), flights (the transport) and audit.
 The protocol is described in docs/explanation/protocol.md.
 """
 

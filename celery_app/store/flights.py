@@ -22,6 +22,7 @@ __all__ = [
     "ack",
     "adopt",
     "beat",
+    "begin",
     "forget",
     "give_back",
     "is_current",
@@ -219,6 +220,19 @@ def is_current(keys: Keys, execution: str, seq: int, attempt: int) -> Call[bool]
         return reply is not None and reply.partition(b"|")[0] == str(attempt).encode()
 
     return command("HGET", keys.open(execution), str(seq), decode=decode)
+
+
+def begin(
+    keys: Keys, execution: str, seq: int, attempt: int, token: str, *, again: bool, now: int = 0
+) -> Call[bool]:
+    """An attempt starts on kombu's own transport: False if it is not wanted, or another copy of it runs.
+
+    `again`: the message was delivered before, so whoever ran it may be dead. One `token` is one start.
+    """
+    return script("begin").call(
+        keys, execution=execution, seq=str(seq), attempt=str(attempt), token=token, again=again, now=now,
+        decode=bool, idempotent=True,
+    )  # fmt: skip
 
 
 def forget(keys: Keys, incarnation: str, lease: int, *, max_lost: int = MAX_LOST) -> Call[set[int]]:

@@ -120,7 +120,7 @@ def test_give_back_to_head_and_tail(store: Store) -> None:
     assert store.run(flights.give_back(store.keys, "w1", [1, 2], head=True)) == 2
     assert store.run(flights.give_back(store.keys, "w1", [3], head=False)) == 1
     assert queued(store) == [b"a", step(1), b"d", b"c"]
-    assert store.client.hget(store.keys.open(EXECUTION), "1") == b"1|g1"
+    assert store.client.hget(store.keys.open(EXECUTION), "1") == b"1|q|-1|q||g1"  # the next to go
 
 
 @pytest.mark.parametrize("instance", ["order:7", 'an "odd" name: ünï"'])
@@ -197,7 +197,7 @@ def test_park_and_promote(store: Store) -> None:
         store.run(flights.park(keys, f"{EXECUTION}:{seq}:2:order:7", "q", step(seq, 2), NOW + 5))
     assert store.run(flights.promote(keys, 100, now=NOW)) == (0, NOW + 5)
     assert store.run(flights.promote(keys, 100, now=NOW + 5)) == (1, NOW + 10)
-    assert store.client.hget(key, "1") == b"2"
+    assert store.client.hget(key, "1") == b"2|q|1|q|"
     assert store.run(flights.promote(keys, 100, now=NOW + 10)) == (1, -1)
     assert queued(store) == [step(1, 2), b"foreign"]
     assert store.client.llen(keys.token("q")) > 0

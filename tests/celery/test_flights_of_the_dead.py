@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -48,7 +49,9 @@ class Deaths:
         self.store.run(flights.adopt(keys, name, "", lease=LEASE, dead=True, max_lost=2, now=self.now))
 
     def state(self, seq: int = 1) -> str:
-        return (self.store.client.hget(self.open, str(seq)) or b"").decode()
+        """The field of a step, without its place in the queue."""
+        found = (self.store.client.hget(self.open, str(seq)) or b"").decode()
+        return re.sub(r"\|q\|-?\d+\|q\|", "", found)
 
     def queued(self) -> list[bytes]:
         return self.store.client.lrange("q", 0, -1)[::-1]

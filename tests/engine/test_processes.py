@@ -170,3 +170,35 @@ def test_heartbeats_keep_an_attempt_alive_and_silence_fails_it(site: Site, pool:
     site.until((site.folder / f"{silent}-told").exists)
     state = site.wait(lively, 20)
     assert (state.status, state.output) == ("Completed", "alive"), state.failure
+
+
+def test_messages_lost_in_mid_run(site: Site) -> None:
+    """The queue deleted, messages popped, destroyed and made unreadable, garbage between them: the results
+    are right, and what could not be read is set aside.
+    """
+    client, queue = site.store.client, site.settings.queue_key()
+    site.worker("threads")
+    site.orchestrator()
+    ids = [site.client.start("fan", 300), *(site.client.start("steps", n) for n in range(20))]
+    harmed = 0
+    for harm in range(2000):
+        if harm % 40 == 0:
+            client.lpush(queue, b"garbage", b"{}", b'{"body": 1}')
+        if harm % 100 == 50:
+            harmed += client.delete(queue)
+        elif harm % 4 == 1 and (raw := client.rpop(queue)):
+            harmed += 1
+            client.rpush(queue, raw.replace(b'"body": "', b'"body": "", "old": "'))  # its header can be read
+        elif harm % 4 == 3 and (raw := client.rpop(queue)):
+            harmed += 1
+            client.rpush(queue, raw[: len(raw) // 3])
+        if harmed > 50:
+            break
+        time.sleep(0.005)
+    assert harmed > 10
+    states = [site.wait(instance, 120) for instance in ids]
+    assert [state.output for state in states] == [sum(range(1, 301)), *(n + 10 for n in range(20))], (
+        site.logs()
+    )
+    assert client.llen(site.store.keys.path("aside")) > 0
+    assert int(client.hget(site.store.keys.path("mended"), "message")) > 0

@@ -307,7 +307,11 @@ def test_a_group_opened_and_dissolved_by_one_commit_reports_singly(desk: Any) ->
     turn = desk.turn(claimed, groups=[group], messages=messages, dissolve=[FIRST], close=[FIRST])
     assert desk.commit(turn).ready
     fields = desk.open(claimed.execution)
-    assert (fields[f"g{FIRST}x"], fields[f"g{FIRST}i"], fields[f"{FIRST + 1}"]) == ("1", "1", f"1|g{FIRST}")
+    assert (fields[f"g{FIRST}x"], fields[f"g{FIRST}i"], fields[f"{FIRST + 1}"]) == (
+        "1",
+        "1",
+        f"1|q|2|{desk.queue}||g{FIRST}",
+    )
     assert str(FIRST) not in fields
     assert desk.inbox() == [f"E{FIRST}"]
     outcome = open_text(PartOutcome(result="1"))

@@ -21,7 +21,7 @@ def test_a_step_goes_all_the_way(desk: Any) -> None:
     )  # fmt: skip
     assert desk.claim() == []
     desk.commit(desk.turn(claimed, **desk.activity(1)))
-    assert desk.open(reply.execution) == {"1": "1"}
+    assert desk.open(reply.execution) == {"1": f"1|q|1|{desk.queue}|"}
     assert desk.queued() == ["message 1"]
     assert desk.record()["status"] == "Running"
     assert desk.claim() == []

@@ -51,29 +51,30 @@ local function put_back(incarnation, body, head, most)
   local queue_key, message = string.sub(body, 1, cut - 1), string.sub(body, cut + 1)
   if not is_queue(queue_key) then return nil end
   local execution, seq, attempt = step_of(message)
-  if execution then
-    local state = seq and redis.call('HGET', open .. execution, seq)
-    if not is_current(state, attempt) then return 0 end
-    if holder_of(state) == incarnation then
-      local task = execution .. ':' .. seq .. ':' .. attempt .. ':'
-      disarm(message, task)
-      if not most then
-        redis.call('HSET', open .. execution, seq, attempt .. tail_of(state))
-      else
-        local pause, member, gseq = bury(message, task, state, most)
-        if pause == true then return 1 end
-        if pause then
-          redis.call('HSET', parked_body, member, body)
-          redis.call('ZADD', parked, string.format('%.0f', now + pause), member)
-          if gseq ~= '' and redis.call('HEXISTS', open .. execution, 'g' .. gseq) == 1 then
-            redis.call('HINCRBY', open .. execution, 'g' .. gseq .. 'i', -1) -- who waits holds no slot
-          end
-          return 1
-        end
+  local state = seq and redis.call('HGET', open .. execution, seq)
+  if execution and not is_current(state, attempt) then return 0 end
+  local task = execution and holder_of(state) == incarnation and execution .. ':' .. seq .. ':' .. attempt .. ':'
+  if task and most then
+    disarm(message, task)
+    local pause, member, gseq = bury(message, task, state, most)
+    if pause == true then return 1 end
+    if pause then
+      redis.call('HSET', parked_body, member, body)
+      redis.call('ZADD', parked, string.format('%.0f', now + pause), member)
+      if gseq ~= '' and redis.call('HEXISTS', open .. execution, 'g' .. gseq) == 1 then
+        redis.call('HINCRBY', open .. execution, 'g' .. gseq .. 'i', -1) -- who waits holds no slot
       end
+      return 1
     end
+    state = redis.call('HGET', open .. execution, seq)
   end
   redis.call(head and 'RPUSH' or 'LPUSH', queue_key, message)
+  if task then
+    -- At the head it is the next to go.
+    local ordinal = head and queue_gone(queue_key) + 1 or queue_counted(queue_key, 1)
+    redis.call('HSET', open .. execution, seq, queued_as(attempt, ordinal, queue_key, tail_of(state)))
+    disarm(message, task)
+  end
   queue_tokens(queue_key, 1)
   return 1
 end

@@ -48,7 +48,7 @@ local function drop_group(id, execution, gseq)
     local value = redis.call('HGET', key, seq)
     if value then
       drop_attempt(execution, seq, value, id)
-      redis.call('HDEL', key, seq, 'f' .. seq)
+      redis.call('HDEL', key, seq, 'f' .. seq, 'l' .. seq)
     end
   end
   forget_group(key, gseq)
@@ -63,7 +63,7 @@ local function close_steps(id, execution, commit)
     local value = redis.call('HGET', key, seq)
     if value then
       close_field(id, execution, tostring(seq), value, 'cancelled by its parent')
-      redis.call('HDEL', key, seq, 'f' .. seq)
+      redis.call('HDEL', key, seq, 'f' .. seq, 'l' .. seq)
       local gseq = string.match(value, '|g(%d+)$')
       if gseq and not string.find(value, '^%d+|p') and redis.call('HEXISTS', key, 'g' .. gseq) == 1 then
         redis.call('HINCRBY', key, 'g' .. gseq .. 'i', -1)
@@ -98,7 +98,6 @@ local function open_steps(id, execution, steps)
   local order, by_queue, in_groups = {}, {}, {}
   for _, m in ipairs(steps) do
     local seq, queue_key, attempt, gseq = m[1], m[2], m[4], m[5]
-    redis.call('HSET', key, seq, gseq >= 0 and (attempt .. '|g' .. gseq) or attempt)
     if gseq >= 0 then in_groups[gseq] = (in_groups[gseq] or 0) + 1 end
     for _, d in ipairs(m[6]) do
       redis.call('ZADD', deadlines, string.format('%.0f', d[2]),
@@ -110,12 +109,20 @@ local function open_steps(id, execution, steps)
       by_queue[queue_key] = list
       order[#order + 1] = queue_key
     end
-    list[#list + 1] = m[3]
+    list[#list + 1] = m
   end
   for gseq, n in pairs(in_groups) do
     if redis.call('HEXISTS', key, 'g' .. gseq) == 1 then redis.call('HINCRBY', key, 'g' .. gseq .. 'i', n) end
   end
-  for _, queue_key in ipairs(order) do queue_push(queue_key, by_queue[queue_key]) end
+  for _, queue_key in ipairs(order) do
+    local list, messages = by_queue[queue_key], {}
+    local ordinal = queue_counted(queue_key, #list) - #list
+    for i, m in ipairs(list) do
+      redis.call('HSET', key, m[1], queued_as(m[4], ordinal + i, queue_key, m[5] >= 0 and '|g' .. m[5] or ''))
+      messages[i] = m[3]
+    end
+    queue_push(queue_key, messages)
+  end
 end
 
 local function open_timers(id, execution, list)

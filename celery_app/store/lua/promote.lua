@@ -5,12 +5,13 @@
 -- Returns how many moved, and when the next one is due (-1: nothing is parked).
 local CLASH_AGAIN = 5000 -- milliseconds until a queue whose key holds another type is tried again
 
-local function still_wanted(member)
+local function still_wanted(member, queue_key)
   if string.sub(member, 1, 1) == '~' then return true end
   local execution, seq, attempt = string.match(member, '^(%x+):(%d+):(%d+):')
   local state = execution and redis.call('HGET', open .. execution, seq)
   if not is_current(state, attempt) or not string.find(state, '^%d+|p') then return false end
-  redis.call('HSET', open .. execution, seq, attempt .. tail_of(state))
+  local ordinal = queue_counted(queue_key, 1)
+  redis.call('HSET', open .. execution, seq, queued_as(attempt, ordinal, queue_key, tail_of(state)))
   -- A part that waited for its retry held no slot of its group's window; now it does again.
   local group = string.match(state, '|(g%d+)$')
   if group and redis.call('HEXISTS', open .. execution, group) == 1 then
@@ -27,7 +28,7 @@ for _, member in ipairs(redis.call('ZRANGEBYSCORE', parked, '-inf', now_s, 'LIMI
   if queue_key and not is_queue(queue_key) then
     redis.call('ZADD', parked, string.format('%.0f', now + CLASH_AGAIN), member)
   else
-    if queue_key and still_wanted(member) then
+    if queue_key and still_wanted(member, queue_key) then
       queue_push(queue_key, {string.sub(body, cut + 1)})
       moved = moved + 1
     end

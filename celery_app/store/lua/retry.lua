@@ -32,6 +32,7 @@ end
 redis.call('HSET', key, seq, following .. '|p|' .. tail, 'f' .. seq, kept)
 redis.call('HSET', parked_body, member, queue_key .. '\n' .. message)
 redis.call('ZADD', parked, string.format('%.0f', due), member)
+redis.call('HDEL', key, 'l' .. seq) -- another attempt: its message was not lost yet
 drop_attempt(execution, seq, value, instance)
 if start_by > 0 then redis.call('ZADD', deadlines, string.format('%.0f', start_by), 's:' .. member) end
 if group ~= '' and not string.find(value, '^%d+|p') then
