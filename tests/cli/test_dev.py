@@ -36,7 +36,7 @@ async def doubled(ctx: OrchestrationContext, xs: list[int]) -> list[int]:
 
 @orchestrator
 async def slowly(ctx: OrchestrationContext, x: int) -> int:
-    await ctx.create_timer(timedelta(seconds=1.5))
+    await ctx.wait_for_external_event("go", timeout=timedelta(minutes=5), default=None)
     return await ctx.call_activity(double, x)
 
 @orchestrator
@@ -56,8 +56,8 @@ class Dev(Spoken):
         )  # fmt: skip
         return ran.returncode, ran.stdout, ran.stderr
 
-    def terminal(self, *argv: str) -> str:
-        """The same in a real terminal of 80 columns; what it printed, escape sequences and all."""
+    def terminal(self, *argv: str, at: str = "", then: tuple[str, ...] = ()) -> str:
+        """The same in a real terminal of 80 columns; what it printed. Once `at` is there, `then` is run."""
         ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         environ = clean_environment() | {"TERM": "xterm"}
@@ -69,6 +69,9 @@ class Dev(Spoken):
         with contextlib.suppress(OSError):  # Linux' way of saying that the other side has closed
             while chunk := os.read(ours, 65536):
                 said += chunk
+                if at and at.encode() in said:
+                    at = ""
+                    assert self.cli(*then)[0] == 0
         os.close(ours)
         assert ran.wait(PATIENCE) == 0, said.decode()
         return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said.decode())
@@ -125,14 +128,15 @@ def test_a_day_in_the_life(start: Start, tmp_path: Path) -> None:
     os.kill(worker["pid"], signal.SIGKILL)
     dev.until("orchestrator-1", "ended (killed by SIGKILL); starting it again")
     dev.until("worker-1", "is back as pid")
+    assert dev.cli("raise-event", "s-1", "go")[0] == 0
     code, out, _ = dev.cli("wait", "s-1", "--timeout", "30s", "--json")
     assert code == 0
     assert json.loads(out)["output"] == 8
 
-    shown = dev.terminal("start", "slowly", "-i", "1", "--id", "s-2"), dev.terminal("watch", "s-2")
-    assert "▸ Running slowly s-2" in shown[1]
-    assert "timer, due in" in shown[1]
-    assert "✓ Completed" in shown[1]
+    assert "s-2" in dev.terminal("start", "slowly", "-i", "1", "--id", "s-2")
+    shown = dev.terminal("watch", "s-2", at="timer, due in", then=("raise-event", "s-2", "go"))
+    assert "▸ Running slowly s-2" in shown
+    assert "✓ Completed" in shown
 
     os.kill(note["redis_pid"], signal.SIGKILL)
     dev.until("redis", "starting it again on its data")
