@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
@@ -14,8 +14,12 @@ __all__ = ["INJECTED", "ActivityContext"]
 _current: ContextVar[ActivityContext | None] = ContextVar("celeriac_activity", default=None)
 
 
-def _no_heartbeat() -> None:
+def _no_heartbeat(progress: Any) -> None:
     """Outside a worker nobody listens for a heartbeat."""
+
+
+def _nothing_left() -> Any:
+    return None
 
 
 def _never_cancelled() -> bool:
@@ -30,7 +34,8 @@ class ActivityContext:
 
     `instance_id`, `execution_id` and `seq` together name the step: they are the same for every attempt of
     it, so `idempotency_key` is what to hand to a payment gateway. `attempt` counts from 1. `deadline` is
-    when this attempt will be given up (aware UTC), None without a time limit.
+    when this attempt will be given up (aware UTC), None without a time limit. `tags` are those of
+    `with_options(tags=)`.
     """
 
     __celeriac_injected__: ClassVar[bool] = True
@@ -45,7 +50,9 @@ class ActivityContext:
         name: str = "",
         deadline: datetime | None = None,
         logger: logging.Logger | logging.LoggerAdapter[Any] | None = None,
-        heartbeat: Callable[[], None] = _no_heartbeat,
+        heartbeat: Callable[[Any], None] = _no_heartbeat,
+        last_heartbeat: Callable[[], Any] = _nothing_left,
+        tags: Mapping[str, str] | None = None,
         is_cancelled: Callable[[], bool] = _never_cancelled,
     ) -> None:
         self.instance_id, self.execution_id, self.seq = instance_id, execution_id, seq
@@ -55,20 +62,32 @@ class ActivityContext:
             {"instance_id": instance_id, "seq": seq, "attempt": attempt},
         )
         self._heartbeat, self._is_cancelled = heartbeat, is_cancelled
+        self._last_heartbeat = last_heartbeat
+        self.tags = dict(tags or {})
 
     @property
     def idempotency_key(self) -> str:
         """The same for every attempt of this step, and for no other step of any instance."""
         return f"{self.execution_id}:{self.seq}"
 
-    def heartbeat(self) -> None:
+    def heartbeat(self, progress: Any = None) -> None:
         """Say that this attempt is alive: moves the deadline that the option `heartbeat` set.
 
         An attempt that lets that interval pass without a call fails with `ActivityTimeoutError` and is
-        retried as its policy says. Does nothing for an activity declared without `heartbeat`. Cheap: calls
-        that follow each other closely are not sent.
+        retried as its policy says. For an activity declared without `heartbeat` only `progress` counts.
+        That is any JSON value of at most 4 KiB (PayloadTooLargeError): `celeriac watch` shows it, and the
+        next attempt finds it in `last_heartbeat`. Cheap: calls that follow each other closely are not sent,
+        but the last progress is when the attempt fails.
         """
-        self._heartbeat()
+        self._heartbeat(progress)
+
+    @property
+    def last_heartbeat(self) -> Any:
+        """The last progress that an earlier attempt of this step gave to `heartbeat`; None without any.
+
+        Asked from Redis when it is first read, so it costs nothing when it is not.
+        """
+        return self._last_heartbeat()
 
     def is_cancelled(self) -> bool:
         """True once the outcome of this attempt is no longer wanted: stop early, and clean up."""

@@ -88,6 +88,8 @@ def _detail(event: AnyEvent) -> str:
         case kinds.ExecutionStarted(name=name, version=version, input=text, reason=reason):
             why = f"(restarted: {render.first_line(reason)})" if reason else ""
             return " ".join(part for part in (name, version, _payload(text), why) if part)
+        case kinds.TaskScheduled(input=text, options=options) if options.tags:
+            return f"{_payload(text)} ({', '.join(f'{k}={v}' for k, v in options.tags.items())})"
         case kinds.GroupScheduled(size=size):
             return f"{size} parts"
         case kinds.GroupCompleted(failed=failed):

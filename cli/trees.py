@@ -110,6 +110,10 @@ def activity_text(activity: ActivityProgress) -> Text:
             text.append(f"again in {render.duration(max(0.0, left))}", style="yellow")
         case StepState.QUEUED:
             text.append("queued", style="dim")
+    if activity.progress is not None:
+        text.append(f"  {render.value(activity.progress, 60)}", style="italic")
+    if activity.tags:
+        text.append(f"  {_tags(activity)}", style="dim")
     if activity.failures:
         last = activity.failures[-1]
         text.append(
@@ -118,6 +122,10 @@ def activity_text(activity: ActivityProgress) -> Text:
             style="yellow",
         )
     return text
+
+
+def _tags(activity: ActivityProgress) -> str:
+    return ", ".join(f"{key}={value}" for key, value in activity.tags.items())
 
 
 def group_text(group: GroupProgress, running: int) -> Text:
@@ -178,6 +186,10 @@ def _state_line(node: InstanceProgress) -> str:
 
 def _activity_line(activity: ActivityProgress) -> str:
     line = f"{activity.name} {activity.state.value}, attempt {activity.attempt}"
+    if activity.tags:
+        line += f" ({_tags(activity)})"
+    if activity.progress is not None:
+        line += f" {render.value(activity.progress, 200)}"
     if activity.failures:
         last = activity.failures[-1]
         line += f" after {last.error_type}: {render.first_line(last.message)}"

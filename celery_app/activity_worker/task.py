@@ -39,6 +39,7 @@ from celeriac.orchestrations.errors import CeleriacError, PayloadTooLargeError
 from ..messages import Step, TaskId
 from ..settings import Settings
 from ..store import flights, payloads, steps
+from .heartbeats import Heartbeat
 from .imposed import REQUEST
 from .outcomes import OutcomeWriter, caught_from, step_from
 from .runtime import Runtime, runtime_of
@@ -48,7 +49,6 @@ __all__ = ["CAUGHT", "ActivityTask"]
 logger = logging.getLogger("celeriac.activity")
 
 CAUGHT: Final = "celeriac_caught"  # attribute of Celery's request: what `run` caught, for the backend
-HEARTBEAT_EVERY: Final = 1.0  # seconds; heartbeats that follow closer are not sent
 CELERY_FIRST: Final = 3000  # milliseconds that the sweep's deadline lies behind Celery's soft limit
 CHECK_EVERY: Final = 1.0  # seconds between two looks of is_cancelled at the store
 _OWN_MODULES: Final = {
@@ -118,14 +118,16 @@ class ActivityTask(Task):
             raise Ignore
         call = _call_text(runtime, step)
         _arm(runtime, step)
+        heartbeat = Heartbeat(runtime, step)
         try:
-            result = run_activity(self.activity, call, _context(runtime, step))
+            result = run_activity(self.activity, call, _context(runtime, step, heartbeat))
             return _within(result, runtime.settings.max_payload, self.activity.name)
         except (WorkerShutdown, WorkerTerminate):
             raise  # the worker ends here (solo pool): the message goes back
         except BaseException as error:
             if isinstance(error, SystemExit) and terminate_handler_fired():
                 raise  # a hard limit or a shutdown: the main process knows why, and reports it
+            heartbeat.flush()
             _trim(error)
             setattr(self.request, CAUGHT, caught_from(error, step))
             if isinstance(error, _MISREAD) or not isinstance(error, Exception):
@@ -197,7 +199,7 @@ def _arm(runtime: Runtime, step: Step) -> None:
         raise Ignore
 
 
-def _context(runtime: Runtime, step: Step) -> ActivityContext:
+def _context(runtime: Runtime, step: Step, heartbeat: Heartbeat) -> ActivityContext:
     task, options = step.task, step.header.options
     timeout = options.timeout
     return ActivityContext(
@@ -207,39 +209,11 @@ def _context(runtime: Runtime, step: Step) -> ActivityContext:
         attempt=task.attempt,
         name=step.name,
         deadline=datetime.now(UTC) + timedelta(milliseconds=timeout) if timeout else None,
-        heartbeat=_Heartbeat(runtime, step),
+        heartbeat=heartbeat,
+        last_heartbeat=heartbeat.before,
+        tags=options.tags,
         is_cancelled=_Cancelled(runtime, task),
     )
-
-
-class _Heartbeat:
-    """`ActivityContext.heartbeat`: moves the attempt's heartbeat deadline, not more often than is useful."""
-
-    def __init__(self, runtime: Runtime, step: Step) -> None:
-        self._runtime, self._step = runtime, step
-        self._every = min(HEARTBEAT_EVERY, step.header.options.heartbeat / 5000)
-        self._last = 0.0
-
-    def __call__(self) -> None:
-        interval, now = self._step.header.options.heartbeat, time.monotonic()
-        if not interval or now - self._last < self._every:
-            return
-        self._last = now
-        task, store = self._step.task, self._runtime.store
-        try:
-            store.run(
-                steps.arm(
-                    store.keys,
-                    task.instance,
-                    task.execution,
-                    task.seq,
-                    task.attempt,
-                    beat_in=interval,
-                    starts=False,
-                )
-            )
-        except CeleriacError as error:
-            logger.warning("a heartbeat of %s was not heard: %s", task, error)
 
 
 class _Cancelled:

@@ -25,6 +25,7 @@ from .progress import (
 )
 from .state import OrchestrationState, moment
 
+Asked = TaskScheduled | GroupScheduled
 Read = Callable[[str], Operation[OrchestrationState]]
 
 _parts = msgspec.json.Decoder(list[Part])
@@ -48,7 +49,7 @@ class Inspection:
         if state.is_final:
             return InstanceProgress(state=state)
         steps = yield from ask(open_steps.progress(self._keys, instance_id))
-        names = yield from self._names(instance_id, state.history_length, steps)
+        asked = yield from self._asked(instance_id, state.history_length, steps)
         children: list[InstanceProgress] = []
         for step in steps:
             if step.kind == "child" and depth:
@@ -58,25 +59,25 @@ class Inspection:
                     continue  # purged between the two looks
         return InstanceProgress(
             state=state,
-            activities=tuple(_activity(s, names) for s in steps if s.kind == "activity" and _shown(s)),
-            groups=tuple(_group(s, names) for s in steps if s.kind == "group" and s.state == "open"),
+            activities=tuple(_activity(s, asked) for s in steps if s.kind == "activity" and _shown(s)),
+            groups=tuple(_group(s, asked) for s in steps if s.kind == "group" and s.state == "open"),
             timers=tuple(TimerProgress(seq=s.seq, due=moment(s.due)) for s in steps if s.kind == "timer"),
             children=tuple(children),
         )
 
-    def _names(self, instance_id: str, length: int, steps: Iterable[Progress]) -> Operation[dict[int, str]]:
-        """What the open steps are called: read backwards, since what is open was mostly asked for late."""
+    def _asked(self, instance_id: str, length: int, steps: Iterable[Progress]) -> Operation[dict[int, Asked]]:
+        """What asked for the open steps: read backwards, as what is open was mostly asked for late."""
         wanted = {s.group if s.group >= 0 else s.seq for s in steps if s.kind in ("activity", "group")}
-        names: dict[int, str] = {}
+        asked: dict[int, Asked] = {}
         stop = length
-        while stop > 0 and not wanted <= names.keys():
+        while stop > 0 and not wanted <= asked.keys():
             start = max(0, stop - CHUNK)
             chunk = yield from ask(views.history(self._keys, instance_id, start, stop - 1))
             for event in map(decode_event, chunk):
                 if isinstance(event, TaskScheduled | GroupScheduled):
-                    names[event.seq] = event.name or _names_of_parts(event)
+                    asked[event.seq] = event
             stop = start
-        return names
+        return asked
 
     def workers(self) -> Operation[Sequence[ProcessInfo]]:
         """See Client.workers."""
@@ -100,10 +101,10 @@ class Inspection:
         )
 
 
-def _names_of_parts(event: TaskScheduled | GroupScheduled) -> str:
-    """What the parts of a mixed group are called, when that is short enough to be in its event."""
-    if not isinstance(event, GroupScheduled) or event.parts.startswith("@"):
-        return ""
+def _name(event: Asked | None) -> str:
+    """What the activity, or the parts of a group, is called; of mixed ones, if the event itself says so."""
+    if event is None or event.name or not isinstance(event, GroupScheduled) or event.parts.startswith("@"):
+        return event.name if event else ""
     names = dict.fromkeys(part.name for part in _parts.decode(event.parts))
     return ", ".join(list(names)[:3]) + (", ..." if len(names) > 3 else "")
 
@@ -113,10 +114,26 @@ def _shown(step: Progress) -> bool:
     return step.group < 0 or step.state != "queued"
 
 
-def _activity(step: Progress, names: Mapping[int, str]) -> ActivityProgress:
+def _tags(event: Asked | None, seq: int) -> Mapping[str, str]:
+    """The tags of a step; of a part of a large group, only when all its parts have the same."""
+    if event is None:
+        return {}
+    if not isinstance(event, GroupScheduled):
+        return event.options.tags
+    if all(options.tags == event.options[0].tags for options in event.options):
+        return event.options[0].tags
+    if event.parts.startswith("@"):
+        return {}
+    return event.options[_parts.decode(event.parts)[seq - event.seq].options].tags
+
+
+def _activity(step: Progress, asked: Mapping[int, Asked]) -> ActivityProgress:
+    event = asked.get(step.group if step.group >= 0 else step.seq)
     return ActivityProgress(
         seq=step.seq,
-        name=names.get(step.group if step.group >= 0 else step.seq, ""),
+        name=_name(event),
+        tags=_tags(event, step.seq),
+        progress=json.loads(step.note) if step.note else None,
         attempt=step.attempt,
         state=_STATES.get(step.state, StepState.QUEUED),
         worker=step.worker,
@@ -126,7 +143,7 @@ def _activity(step: Progress, names: Mapping[int, str]) -> ActivityProgress:
     )
 
 
-def _group(step: Progress, names: Mapping[int, str]) -> GroupProgress:
+def _group(step: Progress, asked: Mapping[int, Asked]) -> GroupProgress:
     return GroupProgress(
-        seq=step.seq, name=names.get(step.seq, ""), size=step.size, done=step.done, failed=step.failed
+        seq=step.seq, name=_name(asked.get(step.seq)), size=step.size, done=step.done, failed=step.failed
     )

@@ -6,7 +6,7 @@ Which steps are open comes from the execution's open record; what they are calle
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -36,6 +36,8 @@ class ActivityProgress:
     since: datetime | None = None  # running since
     retry_at: datetime | None = None  # parked until
     failures: tuple[Attempt, ...] = ()  # the last ten failed attempts
+    tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    progress: Any = None  # what its last heartbeat told
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +118,7 @@ def _plain(value: Any) -> dict[str, Any]:
     plain: dict[str, Any] = {}
     for field in dataclasses.fields(value):
         content = getattr(value, field.name)
-        if content is None or content in ("", ()):
+        if content is None or content in ("", (), {}):
             continue
         if isinstance(content, datetime):
             content = iso(content)

@@ -32,13 +32,16 @@ def _decode(reply: Any) -> list[Progress]:
         for raw, value, _ in reply[1]
         if raw[:1] == b"f"
     }
+    notes = {raw[1:].decode(): value.decode() for raw, value, _ in reply[1] if raw[:1] == b"h"}
     for raw_field, raw_value, due in reply[1]:
         field, value = raw_field.decode(), raw_value.decode()
         group = _GROUP.fullmatch(field)
         if group:
             groups.setdefault(int(group.group(1)), {})[group.group(2)] = value
         elif field.isdigit():
-            steps.append(_step(int(field), value, int(float(due)) if due else 0, failures.get(field, ())))
+            step = _step(int(field), value, int(float(due)) if due else 0, failures.get(field, ()))
+            note = notes.get(field)
+            steps.append(msgspec.structs.replace(step, note=note) if note else step)
     steps += [_group(seq, parts) for seq, parts in groups.items() if "" in parts]
     return sorted(steps, key=lambda step: (step.seq, step.kind != "group"))
 

@@ -334,6 +334,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     emitted: int = 0
     due: int = 0  # of a timer or a parked attempt
     failures: tuple[Attempt, ...] = ()  # failed attempts of an activity so far, the last ten
+    note: str = ""  # JSON that the last heartbeat of an activity told
 
 
 class Process(msgspec.Struct, frozen=True):

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from .keys import Keys
-from .scripts import Call, script
+from .scripts import Call, command, script
 
-__all__ = ["arm", "complete", "retry"]
+__all__ = ["arm", "complete", "last_note", "retry"]
 
 
 def _word(reply: Any) -> str:
@@ -76,14 +76,21 @@ def arm(
     close_in: int = 0,
     beat_in: int = 0,
     starts: bool = True,
+    note: str = "",
     now: int = 0,
 ) -> Call[bool]:
     """The attempt starts, or else is alive: it must end within `close_in` ms and beat within `beat_in` ms.
 
     A sign of life (not `starts`) only moves the heartbeat's deadline that there is. 0 leaves a deadline as it
-    is. False: this attempt is no longer wanted.
+    is. `note` is the JSON of what the heartbeat tells. False: this attempt is no longer wanted.
     """
     return script("arm").call(
         keys, instance=instance, execution=execution, seq=str(seq), attempt=str(attempt),
-        close_in=close_in, beat_in=beat_in, starts=starts, now=now, decode=bool, idempotent=True,
+        close_in=close_in, beat_in=beat_in, starts=starts, note=note, now=now,
+        decode=bool, idempotent=True,
     )  # fmt: skip
+
+
+def last_note(keys: Keys, execution: str, seq: int) -> Call[bytes | None]:
+    """The JSON that the last heartbeat of the step told, by whichever attempt; None without any."""
+    return command("HGET", keys.open(execution), f"h{seq}")

@@ -121,6 +121,20 @@ def about(context: ActivityContext) -> list:
     return [context.instance_id, context.seq, context.attempt, context.name, context.is_cancelled(),
             context.deadline is not None]
 
+@activity
+def resumes(context: ActivityContext) -> list:
+    """Tells how far it is, twice in a row, and fails the first time."""
+    before = context.last_heartbeat
+    if context.attempt == 1:
+        context.heartbeat({"row": 1})
+        context.heartbeat({"row": 2})
+        raise ValueError("half way")
+    return [before, context.last_heartbeat, context.tags]
+
+@activity
+def tells_too_much(context: ActivityContext) -> None:
+    context.heartbeat("x" * 5000)
+
 def refuse(context):
     return False
 

@@ -207,6 +207,23 @@ def test_the_context_knows_the_step(bench: Any, pools: dict[str, str]) -> None:
     assert json.loads(bench.outcome("about").result) == ["about", 4, 1, "about", False, True]
 
 
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_the_next_attempt_finds_what_the_last_heartbeat_told(
+    bench: Any, pools: dict[str, str], pool: str
+) -> None:
+    retry, tags = policy(max_number_of_attempts=2), {"of": "us"}
+    execution = bench.call(f"half-{pool}", "resumes", "[[],{}]", queue=pools[pool], retry=retry, tags=tags)
+    assert json.loads(bench.outcome(f"half-{pool}").result) == [{"row": 2}, {"row": 2}, tags]
+    assert bench.open(execution) == {}
+
+
+def test_a_heartbeat_that_tells_too_much_fails_clearly(bench: Any, pools: dict[str, str]) -> None:
+    bench.call("much", "tells_too_much", "[[],{}]", queue=pools["threads"])
+    failure = bench.outcome("much").failure
+    assert failure.is_caused_by(PayloadTooLargeError)
+    assert "'tells_too_much'" in failure.message
+
+
 def test_large_results_are_put_aside_and_too_large_ones_refused(bench: Any, pools: dict[str, str]) -> None:
     execution = bench.call("big", "big", "[[100000],{}]", queue=pools["prefork"])
     event = bench.outcome("big")

@@ -11,6 +11,7 @@ import pytest
 
 from celeriac.celery_app.client.progress import StepState
 from celeriac.celery_app.client.sync import AsyncClient, Status
+from celeriac.celery_app.store import steps
 from celeriac.orchestrations import RetryPolicy, when_all, when_any
 from celeriac.orchestrations.errors import InstanceNotFoundError, InvalidArgumentError
 
@@ -70,6 +71,37 @@ def test_a_tree_of_children_timers_and_running_activities(lab: Any, gate: thread
     assert (done.children, done.activities, done.timers) == ((), (), ())
     with pytest.raises(InvalidArgumentError):
         lab.client.progress("p", depth=-1)
+
+
+def test_running_activities_show_their_tags_and_what_their_heartbeats_told(
+    lab: Any, gate: threading.Event
+) -> None:
+    @lab.activity
+    def long(n: int) -> int:
+        gate.wait(20)
+        return n
+
+    @lab.orchestrator
+    async def flow(ctx: Any) -> list[int]:
+        calls = [ctx.call_activity(long.with_options(tags={"part": str(n)}), n) for n in range(2)]
+        return await when_all(calls)
+
+    lab.up()
+    lab.client.start(flow, instance_id="a")
+    lab.until(lambda: any(x.state is StepState.RUNNING for x in lab.client.progress("a").activities))
+    running = [x for x in lab.client.progress("a").activities if x.state is StepState.RUNNING]
+    assert all(activity.tags == {"part": str(activity.seq)} for activity in running)
+    first, execution = running[0], lab.client.get("a").execution
+    note = '{"rows":7}'
+    assert lab.store.run(steps.arm(lab.store.keys, "a", execution, first.seq, 1, starts=False, note=note))
+    assert not lab.store.run(
+        steps.arm(lab.store.keys, "a", execution, first.seq, 2, starts=False, note='"stale"')
+    )
+    told = {x.seq: x.progress for x in lab.client.progress("a").activities}
+    assert told[first.seq] == {"rows": 7}
+    assert {"rows": 7} in [x.get("progress") for x in lab.client.progress("a").to_payload()["activities"]]
+    gate.set()
+    assert lab.client.wait("a", 20).output == [0, 1]
 
 
 def test_a_fan_out_shows_how_far_it_is(lab: Any, gate: threading.Event) -> None:

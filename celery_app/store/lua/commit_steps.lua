@@ -48,7 +48,7 @@ local function drop_group(id, execution, gseq)
     local value = redis.call('HGET', key, seq)
     if value then
       drop_attempt(execution, seq, value, id)
-      redis.call('HDEL', key, seq, 'f' .. seq, 'l' .. seq)
+      forget_step(key, seq)
     end
   end
   forget_group(key, gseq)
@@ -63,7 +63,7 @@ local function close_steps(id, execution, commit)
     local value = redis.call('HGET', key, seq)
     if value then
       close_field(id, execution, tostring(seq), value, 'cancelled by its parent')
-      redis.call('HDEL', key, seq, 'f' .. seq, 'l' .. seq)
+      forget_step(key, seq)
       local gseq = string.match(value, '|g(%d+)$')
       if gseq and not string.find(value, '^%d+|p') and redis.call('HEXISTS', key, 'g' .. gseq) == 1 then
         redis.call('HINCRBY', key, 'g' .. gseq .. 'i', -1)

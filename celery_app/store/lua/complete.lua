@@ -26,7 +26,7 @@ else
     held_slot = not string.find(value, '^%d+|p'),
   })
 end
-redis.call('HDEL', key, seq, 'f' .. seq, 'l' .. seq)
+forget_step(key, seq)
 drop_attempt(execution, seq, value, instance)
 if awake then make_ready(instance, record[1], record[3]) end
 return 'OK'
