@@ -90,16 +90,20 @@ def _detail(event: AnyEvent) -> str:
             return " ".join(part for part in (name, version, _payload(text), why) if part)
         case kinds.TaskScheduled(input=text, options=options) if options.tags:
             return f"{_payload(text)} ({', '.join(f'{k}={v}' for k, v in options.tags.items())})"
-        case kinds.GroupScheduled(size=size):
-            return f"{size} parts"
-        case kinds.GroupCompleted(failed=failed):
-            return f"{failed} failed" if failed else "all succeeded"
+        case kinds.GroupScheduled() | kinds.GroupCompleted():
+            return _group(event)
         case kinds.TimerCreated(due=due):
             return f"due {render.local(datetime.fromtimestamp(due / 1000, UTC))}"
         case kinds.EventRaised(name=name, input=text) | kinds.EventSent(name=name, input=text):
             return f"{name} {_payload(text)}".rstrip()
         case _:
             return _payload(_given(event)) or _outcome(event) or _ending(event)
+
+
+def _group(event: kinds.GroupScheduled | kinds.GroupCompleted) -> str:
+    if isinstance(event, kinds.GroupScheduled):
+        return f"{event.size} parts"
+    return f"{event.failed} failed" if event.failed else "all succeeded"
 
 
 def _given(event: AnyEvent) -> str | None:
