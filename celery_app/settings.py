@@ -56,6 +56,10 @@ class Settings:
         3  # processes that may die in a row while they run one activity, until that is its failure
     )
     max_resends: int = 5  # times that the lost message of one attempt is sent again; then the attempt fails
+    max_history: int = 50_000  # events of one run, after which the instance is suspended
+    max_history_bytes: int = 50 * 2**20  # the same in bytes
+    max_open: int = 10_000  # activities, timers and children of one instance open at once; a fan-out is one
+    max_depth: int = 100  # sub-orchestrations within each other
     cache_size: int = 1000  # live executions an orchestrator keeps
     transport: str = "celeriac"  # or "stock": kombu's own Redis transport
 
@@ -269,6 +273,10 @@ _CHECKS: Final[dict[str, Callable[[Any, str], Any]]] = {
     "max_crashes": _whole(1),
     "max_lost": _whole(0),
     "max_resends": _whole(1),
+    "max_history": _whole(10),
+    "max_history_bytes": _whole(1024),
+    "max_open": _whole(1),
+    "max_depth": _whole(0),
     "cache_size": _whole(0),
     "transport": _check_transport,
 }

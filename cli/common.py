@@ -169,10 +169,24 @@ class Given:
     value: Any
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; a key that stands there twice is a fault."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"an object has the key {twice!r} twice")
+    return found
+
+
 def parse_json(text: str) -> Any:
     """The value of a JSON text; a ValueError shows the place of the fault, NaN and Infinity are faults."""
     try:
-        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+        return json.loads(
+            text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unique
+        )
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     except json.JSONDecodeError as error:
         line = [*text.split("\n"), ""][error.lineno - 1]
         start = max(0, error.colno - 1 - SHOWN_JSON // 2)

@@ -7,6 +7,7 @@
 - A union that JSON alone cannot tell apart (`Reserved | OutOfStock`, `date | str`) is read by trying the
   members: an object must fit the fields of exactly one of them, anything else goes to the first member that
   reads it.
+- Nothing is nested deeper than 64: what recursion can hold must not depend on where it is called.
 - Every failure is a `CodecError` that names the place: `$.items[3].price`.
 
 Never pickle. Encoders and decoders are made once per type; this is on the path of every activity.
@@ -15,6 +16,7 @@ Never pickle. Encoders and decoders are made once per type; this is on the path 
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -27,7 +29,12 @@ from ._annotations import Signature, describe_type, signature_of
 from ._reading import SubPathError, reader_for, unsupported
 from .errors import CodecError
 
-__all__ = ["decode", "decode_call", "encode", "encode_call", "input_type", "result_type"]
+__all__ = [
+    "MAX_DEPTH", "decode", "decode_call", "decode_foreign", "encode", "encode_call", "input_type",
+    "result_type",
+]  # fmt: skip
+
+MAX_DEPTH = 64  # lists and objects within each other
 
 _ENCODE_ERRORS = (TypeError, ValueError, OverflowError, RecursionError, NotImplementedError, AttributeError)
 _NOT_FINITE = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]", re.DOTALL)
@@ -51,8 +58,10 @@ _encoder = msgspec.json.Encoder(enc_hook=_foreign)
 _packer = msgspec.msgpack.Encoder(enc_hook=_foreign)
 
 
-def encode(value: Any) -> str:
-    """JSON text of `value`; raises CodecError naming the path and the type of what cannot be written."""
+def encode(value: Any, most: int = MAX_DEPTH) -> str:
+    """JSON text of `value`, nested at most `most` deep; raises CodecError naming the path and the type of
+    what cannot be written.
+    """
     if value is None:
         return "null"
     try:
@@ -62,6 +71,7 @@ def encode(value: Any) -> str:
     # msgspec writes NaN and infinity as null, so only a text that holds one needs the slow look.
     if b"null" in data and _may_hold_not_finite(value):
         _refuse_not_finite(value)
+    _refuse_deep(data, most)
     return data.decode()
 
 
@@ -70,7 +80,7 @@ def encode_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
     if not args and not kwargs:
         return "[[],{}]"
     try:
-        return encode((args, kwargs))
+        return encode((args, kwargs), MAX_DEPTH + 2)
     except CodecError as error:
         raise CodecError(_name_argument(str(error))) from error.__cause__
 
@@ -153,6 +163,23 @@ def _refuse_not_finite(value: Any) -> None:
             stack.extend((f"{path}[{index}]", item) for index, item in enumerate(part))
 
 
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
+_TO_BRACKETS = bytes.maketrans(b"{}", b"[]")
+_OTHERS = bytes(set(range(256)) - set(b"[]{}"))
+
+
+def _refuse_deep(data: bytes, most: int) -> None:
+    """Raise if valid JSON is nested deeper than `most`. No recursion, and no work for what is short."""
+    if data.count(b"[") + data.count(b"{") <= most:
+        return
+    brackets = _STRING.sub(b"", data).translate(_TO_BRACKETS, _OTHERS)
+    for _ in range(most):  # each pass takes the innermost level away
+        if not (brackets := brackets.replace(b"[]", b"")):
+            return
+    if brackets:
+        raise CodecError(f"$: the value is nested too deeply: JSON may be {MAX_DEPTH} deep here")
+
+
 # --- reading -------------------------------------------------------------------------------------
 
 
@@ -161,13 +188,33 @@ def decode(text: str | None, type_: Any = Any) -> Any:
     if text is None:
         return None
     try:
-        return reader_for(type_).decode(text)
+        value = reader_for(type_).decode(text)
+        if text.count("[") + text.count("{") > MAX_DEPTH:
+            _refuse_deep(text.encode(), MAX_DEPTH)
     except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
         raise _decode_error(error, type_) from error
+    return value
+
+
+def decode_foreign(text: str) -> Any:
+    """Read JSON that is not ours: as `decode`, and no object may have a key twice."""
+    value = decode(text)
+    json.loads(text, object_pairs_hook=_unique)
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> None:
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            raise CodecError(f"$: an object has the key {key!r} twice")
+        seen.add(key)
 
 
 def _decode_error(error: Exception, type_: Any) -> CodecError:
     message = str(error)
+    if isinstance(error, RecursionError):
+        return CodecError(f"$: the value is nested too deeply: JSON may be {MAX_DEPTH} deep here")
     if not isinstance(error, msgspec.ValidationError):
         return CodecError(f"$: not valid JSON: {message}")
     match = _PLACE.search(message)
@@ -197,6 +244,9 @@ def decode_call(text: str, function: Callable[..., Any]) -> tuple[list[Any], dic
         raw_args, raw_kwargs = _call_decoder.decode(text)
     except msgspec.DecodeError as error:
         raise CodecError(f"the arguments of {plan.where} are not [[...], {{...}}]: {error}") from error
+    except RecursionError as error:
+        raise _decode_error(error, Any) from error
+    _refuse_deep(text.encode(), MAX_DEPTH + 2)
     try:
         names, keywords = plan.match(len(raw_args), raw_kwargs)
     except TypeError as error:

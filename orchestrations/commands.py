@@ -46,7 +46,7 @@ __all__ = [
 SHOWN = 120  # characters of a payload in a description
 LONGEST_ID = 256
 LONGEST_PARENT = 200
-LONGEST_NAME = 256
+LONGEST_EVENT = 100
 _BAD_ID = re.compile(r"[/\\#?\x00-\x1f\x7f-\x9f]")
 _BAD_NAME = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _UNCOMPARED = (CustomStatusSet, PatchMarker)
@@ -73,9 +73,9 @@ def check_instance_id(instance: str) -> str:
 
 def check_event_name(name: str) -> str:
     """`name` if a client, too, could raise an event of this name; else ValueError."""
-    if not isinstance(name, str) or not name.strip() or len(name) > LONGEST_NAME or _BAD_NAME.search(name):
+    if not isinstance(name, str) or not name.strip() or len(name) > LONGEST_EVENT or _BAD_NAME.search(name):
         raise ValueError(
-            f"{name!r:.300} cannot be the name of an event: it takes 1 to {LONGEST_NAME} characters, is not "
+            f"{name!r:.300} cannot be the name of an event: it takes 1 to {LONGEST_EVENT} characters, is not "
             "blank and holds no control characters and no halves of surrogate pairs"
         )
     return name

@@ -75,6 +75,9 @@ __all__ = [
 
 MAX_STACK_CHARS = 16 * 1024
 MAX_MESSAGE_CHARS = 8 * 1024
+MAX_INNER_STACK_CHARS = 4 * 1024  # of each cause
+MAX_PROPERTIES_CHARS = 16 * 1024  # as JSON
+OMITTED = "omitted"  # the property that names those left out
 RETRY_AFTER = "retry_after_ms"  # the property in which the delay of a RetryAfter travels
 _MS = timedelta(milliseconds=1)
 
@@ -120,7 +123,7 @@ def qualified_name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def failure_from(error: BaseException, *, depth: int = 8) -> FailureDetails:
+def failure_from(error: BaseException, *, depth: int = 8, stack: int = MAX_STACK_CHARS) -> FailureDetails:
     """Describe an exception as data: type, bases, message, bounded stack and the cause it was raised from.
 
     An attribute `properties` (a mapping) of the exception travels with it, and so does the delay of a
@@ -129,14 +132,16 @@ def failure_from(error: BaseException, *, depth: int = 8) -> FailureDetails:
     if isinstance(error, TaskFailedError) and not error.__traceback__:
         return error.details
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    inner = failure_from(cause, depth=depth - 1) if cause is not None and depth > 0 else None
+    inner = None
+    if cause is not None and depth > 0:
+        inner = failure_from(cause, depth=depth - 1, stack=MAX_INNER_STACK_CHARS)
     if inner is None and isinstance(error, TaskFailedError):
         inner = error.details
     bases = tuple(qualified_name(c) for c in type(error).__mro__[1:] if c is not object)
     return FailureDetails(
         error_type=qualified_name(type(error)),
         message=_text(error)[:MAX_MESSAGE_CHARS],
-        stack_trace=_text("".join(traceback.format_tb(error.__traceback__)))[-MAX_STACK_CHARS:],
+        stack_trace=_text("".join(traceback.format_tb(error.__traceback__)))[-stack:],
         inner=inner,
         properties=_properties(error),
         bases=bases,
@@ -154,7 +159,20 @@ def _properties(error: BaseException) -> dict[str, Any]:
 
 def _plain(properties: Mapping[Any, Any]) -> dict[str, Any]:
     """Properties as JSON values; what JSON cannot hold becomes its text, so a failure always travels."""
-    return {_text(key): _plain_value(value) for key, value in properties.items()}
+    plain: dict[str, Any] = {}
+    omitted: list[str] = []
+    room = MAX_PROPERTIES_CHARS
+    for key, value in properties.items():
+        name, plain_value = _text(key), _plain_value(value)
+        size = len(name) + len(msgspec.json.encode(plain_value))
+        if size > room:
+            omitted.append(name[:100])
+        else:
+            plain[name] = plain_value
+            room -= size
+    if omitted:
+        plain[OMITTED] = omitted[:20]
+    return plain
 
 
 def _plain_value(value: Any) -> Any:

@@ -56,6 +56,7 @@ class ExecutionStarted(Event, tag=1, frozen=True):
     run: int = 0  # how often this instance has continued as new
     reason: str = ""  # of a restart
     rules: int = RULES
+    depth: int = 0  # sub-orchestrations between this one and its root
 
 
 class TaskScheduled(Event, tag=2, frozen=True):

@@ -105,6 +105,13 @@ class Execution:
         """True once this run is over."""
         return not isinstance(self.outcome, Waiting)
 
+    @property
+    def open_steps(self) -> int:
+        """How many activities, timers and children are open; the parts of a fan-out count as one."""
+        run = self._run
+        parts = sum(len(group.tasks) for group in run.groups.values() if isinstance(group, Parts))
+        return len(run.open) - parts + len(run.groups)
+
     def replay(self, history: Sequence[AnyEvent]) -> None:
         """Repeat recorded steps; raises NonDeterminismError where the code asks for something else."""
         run = self._run

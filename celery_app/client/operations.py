@@ -198,7 +198,7 @@ class Operations:
     ) -> Operation[None]:
         """See Client.raise_event."""
         check.check_id(instance_id)
-        check.check_name(name, "event name")
+        check.check_name(name, "event name", check.MAX_EVENT_NAME)
         if dedup_key:
             check.check_name(dedup_key, "dedup key")
         text, aside = self.starting.put_aside(data, f"data of event {name!r}", f"pe{secrets.token_hex(6)}")

@@ -21,6 +21,7 @@ from celeriac.orchestrations.errors import (
 
 MAX_ID = 256
 MAX_NAME = 256
+MAX_EVENT_NAME = 100
 MAX_REASON = 4096
 _FORBIDDEN = re.compile(r"[/\\#?\x00-\x1f\x7f-\x9f]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -43,14 +44,12 @@ def check_id(instance_id: object, what: str = "instance id") -> str:
     return instance_id
 
 
-def check_name(name: object, what: str) -> str:
-    """A name (of an event, a queue, a key): 1-256 characters without control characters."""
+def check_name(name: object, what: str, most: int = MAX_NAME) -> str:
+    """A name (of an event, a queue, a key): 1 to `most` characters without control characters."""
     if not isinstance(name, str):
         raise InvalidArgumentError(f"the {what} is a string, not {type(name).__name__}")
-    if not name.strip() or len(name) > MAX_NAME:
-        raise InvalidArgumentError(
-            f"the {what} has 1 to {MAX_NAME} characters and is not blank: {name[:40]!r}"
-        )
+    if not name.strip() or len(name) > most:
+        raise InvalidArgumentError(f"the {what} has 1 to {most} characters and is not blank: {name[:40]!r}")
     if found := _CONTROL.search(name):
         raise InvalidArgumentError(f"the {what} {name!r} contains the control character {found.group()!r}")
     _check_encodable(name, what)

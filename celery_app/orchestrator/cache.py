@@ -31,6 +31,7 @@ class Live:
     started: ExecutionStarted
     execution: Execution
     payloads: RunPayloads
+    size: int = 0  # bytes of the history
 
 
 class LiveCache:

@@ -27,6 +27,7 @@ class Job:
     live: Live | None
     history: list[AnyEvent]
     need: Need
+    size: int = 0  # bytes of the history, once it was read
 
 
 def portions(jobs: Sequence[Job]) -> Iterator[list[Job]]:

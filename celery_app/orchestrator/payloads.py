@@ -13,6 +13,7 @@ stands for the fields `p7c.0` ... `p7c.11`. `portions` cuts what is staged into 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
@@ -31,6 +32,9 @@ from celeriac.orchestrations.history import (
 from ..store.payloads import pack
 
 PARTS_CHUNK = 1000
+WARN_PAYLOAD = 256 * 1024  # bytes from which the log says so
+
+logger = logging.getLogger("celeriac.orchestrator")
 STAGED_AT_ONCE = 2 * 2**20  # bytes of payloads in one call
 
 _parts_decoder = msgspec.json.Decoder(list[Part])
@@ -150,6 +154,8 @@ class Aside:
                 f"{what} is {size:,} bytes as JSON; the limit is {self._limit:,}. "
                 "Keep the data elsewhere and pass a reference to it, or raise CELERIAC_MAX_PAYLOAD."
             )
+        if size > WARN_PAYLOAD:
+            logger.warning("%s is %d bytes; keep large data elsewhere and pass a reference", what, size)
         if size <= over:
             return text
         self.staged[field] = text

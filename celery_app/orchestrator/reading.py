@@ -42,8 +42,8 @@ class Reader:
     def __init__(self, store: Store) -> None:
         self._store, self._keys = store, store.keys
 
-    def histories(self, instances: Iterable[str]) -> list[list[AnyEvent] | Exception]:
-        """The whole history of each instance."""
+    def histories(self, instances: Iterable[str]) -> list[tuple[list[AnyEvent], int] | Exception]:
+        """The whole history of each instance, and how many bytes it has."""
         calls = [command("LRANGE", self._keys.hist(instance), 0, -1) for instance in instances]
         return [_decoded(reply) for reply in self._store.run_all(calls)]
 
@@ -171,10 +171,10 @@ class _Batch:
         return self.next
 
 
-def _decoded(reply: Any) -> list[AnyEvent] | Exception:
+def _decoded(reply: Any) -> tuple[list[AnyEvent], int] | Exception:
     if isinstance(reply, Exception):
         return reply
     try:
-        return [decode_event(item) for item in reply]
+        return [decode_event(item) for item in reply], sum(map(len, reply))
     except ValueError as error:  # msgspec's: an event kind of a newer release, say
         return error

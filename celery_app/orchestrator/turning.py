@@ -12,7 +12,7 @@ import logging
 import random
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 
 from celeriac.orchestrations.errors import (
     LimitExceededError,
@@ -33,10 +33,12 @@ from .charges import charged, condemned
 from .chores import Clock
 from .deadline import TurnDeadlineError, TurnGuard
 from .jobs import Job, portions, source_file
+from .limits import over_history, too_many, warn_of_history
 from .payloads import RunPayloads
 from .reading import Need, Reader
-from .turns import FULL, Draft, failed, merge, translate, unserved_orchestrator
+from .turns import FULL, Draft, failed, merge, translate
 from .windows import Run, World, emit_window
+from .words import unserved_orchestrator
 
 logger = logging.getLogger("celeriac.orchestrator")
 
@@ -103,9 +105,9 @@ class Turner:
             if isinstance(history, Exception):
                 job.need.error = history
             else:
-                job.history = history
-                job.need.payloads.note(history)
-                job.need.events = [*history, *job.events]
+                job.history, job.size = history
+                job.need.payloads.note(job.history)
+                job.need.events = [*job.history, *job.events]
         self._reader.prepare([job.need for job in jobs])
 
     # --- who runs it, and what there is to apply ---
@@ -133,6 +135,10 @@ class Turner:
             if live is not None
             else RunPayloads(claimed.execution, self._reader.texts, self._reader.outcomes)
         )
+        if over := over_history(claimed, live.size if live else 0, controls, self._world.settings):
+            if live is not None:
+                self._discard(claimed.instance, live)
+            return self._full(claimed, over)
         need = Need(claimed.execution, payloads, events, list(wanting.values()))
         return Job(claimed, definition, events, at, wanting, live, [], need)
 
@@ -179,7 +185,8 @@ class Turner:
     def _turn(self, job: Job) -> Done | Wait:
         claimed = job.claimed
         if job.need.error is None:
-            answer = self._taken(job)
+            over = over_history(claimed, job.size, job.events, self._world.settings)
+            answer = self._full(claimed, over) if over else self._taken(job)
         else:
             answer = self._wait(claimed, f"its history or payloads cannot be read: {job.need.error}")
         live = job.live
@@ -240,7 +247,10 @@ class Turner:
         claimed = job.claimed
         pinned = job.definition.version if not claimed.history_length and not claimed.version else ""
         run = self._run(claimed, live.started, pinned)
-        draft = self._translate(turn, run)
+        refused = too_many(turn, live.execution.open_steps, self._world.settings.max_open)
+        draft = self._translate(turn, run, refused)
+        live.size += sum(map(len, draft.commit.events))
+        warn_of_history(claimed, draft.commit, self._world.settings)
         live.payloads.note(draft.recorded)
         self._consume(job, turn, draft, run)
         live.last = claimed.claim  # kept only when this commit is applied
@@ -285,7 +295,9 @@ class Turner:
                     f"the history begins with {type(started).__name__}, not with ExecutionStarted"
                 )
             execution = Execution(job.definition, job.need.payloads)
-            live = Live(job.claimed.execution, job.claimed.last, started, execution, job.need.payloads)
+            live = Live(
+                job.claimed.execution, job.claimed.last, started, execution, job.need.payloads, job.size
+            )
             job.live = live
             if job.history:
                 execution.replay(job.history)
@@ -296,13 +308,13 @@ class Turner:
             done += SLICE
         return live, turn
 
-    def _translate(self, turn: Turn, run: Run) -> Draft:
+    def _translate(self, turn: Turn, run: Run, refused: Set[int]) -> Draft:
         """`translate`, once more with fresh knowledge when an activity was unknown: it may be new."""
         self._served.missed = False
-        draft = translate(turn, run, self._world)
+        draft = translate(turn, run, self._world, refused)
         if self._served.missed:
             self._refresh()
-            draft = translate(turn, run, self._world)
+            draft = translate(turn, run, self._world, refused)
         return draft
 
     def _consume(self, job: Job, turn: Turn, draft: Draft, run: Run) -> None:
@@ -357,6 +369,11 @@ class Turner:
         self._tries[claimed.instance] = tries + 1
         _bound(self._tries)
         return tries
+
+    def _full(self, claimed: Claimed, reason: str) -> Wait:
+        """Suspended until somebody makes room."""
+        logger.error("%s is suspended: %s", claimed.instance, reason)
+        return Wait(claimed, 0, reason, suspend=True)
 
     def _wait(self, claimed: Claimed, reason: str, longest: int = LONGEST_WAIT) -> Wait:
         """Try again later, each time twice as late: somebody has to deploy something first."""

@@ -10,13 +10,14 @@ ends it as Failed. Nothing an author wrote makes this module raise.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 import msgspec
 
 from celeriac.orchestrations.errors import (
     FailureDetails,
+    LimitExceededError,
     PayloadTooLargeError,
     UnknownActivityError,
     failure_from,
@@ -49,14 +50,17 @@ from celeriac.orchestrations.turn import Turn
 
 from ..messages import TaskId
 from ..store.records import ChildStart, Commit, GroupOpen, NextRun, Send, new_execution, open_text
+from .limits import child_depth, too_many_open
 from .payloads import Aside, decode_parts
 from .windows import Run, Window, World, emit_window, open_step
+from .words import cancelled_failure, unknown_activity
 
 FULL = 800  # events and messages that a commit should carry; more wait for the next one where they can
 PART_ASIDE_OVER = (
     4 * 1024
 )  # bytes of one part's call from which it is put aside, so that a window stays small
 MUCH = 2 * 2**20  # bytes of inputs in one turn from which smaller ones are put aside too
+LEAST_ASIDE_OVER = 256
 INPUT_FIELD = "pin"  # the field of a run's payloads that holds its input
 
 ENDED = frozenset({"Completed", "Failed", "Cancelled"})
@@ -82,10 +86,10 @@ class Draft:
         return self.commit.next_run is not None or self.commit.status in ENDED
 
 
-def translate(turn: Turn, run: Run, world: World) -> Draft:
-    """The commit of a turn."""
+def translate(turn: Turn, run: Run, world: World, refused: Set[int] = frozenset()) -> Draft:
+    """The commit of a turn. `refused` are the steps, by seq, that the instance may not have as well."""
     try:
-        return _Translation(turn, run, world).draft()
+        return _Translation(turn, run, world, refused).draft()
     except _InstanceFails as fails:
         return failed(run, [e for e in turn.events if isinstance(e, OUTSIDE)], fails.details)
 
@@ -138,11 +142,13 @@ class _InstanceFails(Exception):
 class _Translation:
     """One pass over the events of a turn; each kind of command has a method, see `_HANDLERS`."""
 
-    def __init__(self, turn: Turn, run: Run, world: World) -> None:
-        self.turn, self.run, self.world = turn, run, world
+    def __init__(self, turn: Turn, run: Run, world: World, refused: Set[int]) -> None:
+        self.turn, self.run, self.world, self.refused = turn, run, world, refused
         over = world.settings.aside_over
-        inputs = sum(len(text) for e in turn.events if (text := getattr(e, "input", None)) is not None)
-        self.aside = Aside(over if inputs < MUCH else min(over, PART_ASIDE_OVER), world.settings.max_payload)
+        inputs = [len(text) for e in turn.events if (text := getattr(e, "input", None)) is not None]
+        if sum(inputs) > MUCH:  # so that all that stay in place have about as much room
+            over = min(over, PART_ASIDE_OVER, max(LEAST_ASIDE_OVER, MUCH // len(inputs)))
+        self.aside = Aside(over, world.settings.max_payload)
         self.commit = _commit(run, [])
         self.recorded: list[AnyEvent] = []
         self.closed, self.dropped = set(turn.closed), set(turn.dropped)
@@ -169,6 +175,8 @@ class _Translation:
             self.opened.add(event.seq)
             return event
         try:
+            if event.seq in self.refused:
+                raise too_many_open(self.world.settings.max_open)
             if not self.world.knows(event.name):
                 raise UnknownActivityError(unknown_activity(event.name))
             call = self.aside.put(event.input, f"p{event.seq}i", f"the input of activity {event.name}")
@@ -233,10 +241,14 @@ class _Translation:
         return event
 
     def child(self, event: SubOrchestrationInstanceCreated) -> SubOrchestrationInstanceCreated:
-        field = f"p{event.seq}i"
+        field, depth = f"p{event.seq}i", 0
         try:
+            if not event.detached:
+                depth = child_depth(self.run, self.world.settings.max_depth)
+            if event.seq in self.refused:
+                raise too_many_open(self.world.settings.max_open)
             text = self.aside.put(event.input, field, f"the input of orchestration {event.name}")
-        except PayloadTooLargeError as error:
+        except (PayloadTooLargeError, LimitExceededError) as error:
             if event.detached:
                 raise _InstanceFails(failure_from(error)) from error
             failure = failure_from(error)
@@ -251,6 +263,7 @@ class _Translation:
             input=f"@{INPUT_FIELD}" if aside else text,
             parent="" if event.detached else self.run.instance,
             tags=event.tags,
+            depth=depth,
         )
         more: dict[str, Any] = {"detached": True, "close": "abandon"}
         if not event.detached:
@@ -315,6 +328,7 @@ class _Translation:
             parent=old.parent,
             tags=old.tags,
             run=old.run + 1,
+            depth=old.depth,
         )
         copies = [("pnext", INPUT_FIELD)] if aside else []
         carried: list[bytes] = []
@@ -345,35 +359,6 @@ class _Translation:
         if len(event.input or "") <= self.world.settings.aside_over // 4:
             return event
         return msgspec.structs.replace(event, input="[[],{}]" if type(event) is TaskScheduled else None)
-
-
-def unknown_activity(name: str) -> str:
-    """What is wrong with an activity that nobody serves, and what to do."""
-    return (
-        f"no worker or orchestrator has ever registered an activity named {name!r}. "
-        "Is the module that defines it given to the workers (--app, CELERIAC_APP)?"
-    )
-
-
-def unserved_orchestrator(name: str) -> str:
-    """What is wrong with an orchestrator that nobody serves, and what to do."""
-    return (
-        f"no orchestrator worker has ever registered an orchestrator named {name!r}. "
-        "Is the module that defines it given to `celeriac orchestrator` (--app, CELERIAC_APP)?"
-    )
-
-
-def cancelled_failure(instance: str, reason: str) -> FailureDetails:
-    """How a parent sees a child that was cancelled."""
-    return FailureDetails(
-        error_type="celeriac.orchestrations.errors.OrchestrationCancelledError",
-        message=f"{instance} was cancelled{f': {reason}' if reason else ''}",
-        bases=(
-            "celeriac.orchestrations.errors.CeleriacError",
-            "builtins.Exception",
-            "builtins.BaseException",
-        ),
-    )
 
 
 _HANDLERS: dict[type, Callable[[_Translation, Any], AnyEvent]] = {

@@ -21,7 +21,7 @@ __all__ = [
 MAX_ITEMS = 1000  # commands and messages in one commit; each activity is two
 MAX_BYTES = 4 * 2**20
 MAX_REASON = 4096  # characters
-HARD = 20  # how much more a commit of one single step may carry: it cannot be split
+MOST_ITEMS, MOST_BYTES = 20 * MAX_ITEMS, 8 * MAX_BYTES  # of one single step: it cannot be split
 
 _BASES = tuple(qualified_name(c) for c in InstanceExistsError.__mro__[1:] if c is not object)
 
@@ -88,10 +88,10 @@ def commit(keys: Keys, turn: Commit, now: int = 0) -> Call[CommitReply]:
             child.refused = _refused(child)
     call = script("commit").call(keys, c=turn, now=now, decode=_commit_reply, idempotent=True)
     size = max(len(word) for word in call.args if isinstance(word, bytes))
-    if turn.items > HARD * MAX_ITEMS or size > HARD * MAX_BYTES:
+    if turn.items > MOST_ITEMS or size > MOST_BYTES:
         raise LimitError(
             f"the commit of {turn.instance} carries {turn.items} items in {size} bytes; "
-            f"split it: at most {MAX_ITEMS} commands and {MAX_BYTES} bytes"
+            f"at most {MOST_ITEMS} and {MOST_BYTES} are possible"
         )
     return call
 

@@ -267,7 +267,7 @@ class QueueListener:
     def _lead_on(self, message: TakenMessage) -> None:
         """Do with the message what its trigger says, and strike it off."""
         try:
-            value = codec.decode(message.text)
+            value = codec.decode_foreign(message.text)
         except CodecError as error:
             self._give_up(message, error)  # it will never be JSON: further tries are of no use
             return

@@ -181,7 +181,7 @@ def test_an_event_is_sent_under_a_name_that_a_client_may_use_too(bad: Any) -> No
     assert f"{bad!r:.300} cannot be the name of an event" in live.failure.message
 
 
-@pytest.mark.parametrize("good", ["Paid", "x" * 256, "für Öl / 2 #?", "@a"])
+@pytest.mark.parametrize("good", ["Paid", "x" * 100, "für Öl / 2 #?", "@a"])
 def test_good_names_of_events_are_sent(good: str) -> None:
     async def sends(ctx: Ctx) -> str:
         ctx.send_event("other", good)

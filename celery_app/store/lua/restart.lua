@@ -14,7 +14,7 @@ if event.k ~= 1 then return redis.error_reply('GONE the history of ' .. instance
 local copies = {}
 local field = event.input and string.match(event.input, '^@(.+)$')
 if field then copies[1] = {field, field} end
-event.at, event.parent, event.run = nil, nil, nil
+event.at, event.parent, event.run, event.depth = nil, nil, nil, nil
 event.execution, event.instance = execution, new_id
 event.reason = reason ~= '' and reason or nil
 local req = {
