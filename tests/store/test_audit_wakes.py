@@ -119,3 +119,21 @@ def test_a_step_given_up_that_nobody_judges(desk: Any) -> None:
     assert desk.store.client.zcard(desk.keys.deadlines) == 1
     close(desk, claimed, 1)
     assert desk.store.client.zcard(desk.keys.deadlines) == 0
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_what_the_engine_suspended_is_left_alone(desk: Any, before: bool) -> None:
+    """Poison with unread controls, its user's suspend among them or not: nobody claims it before it is resumed."""
+    desk.start()
+    desk.step()
+    if before:
+        desk.store.run(instances.suspend(desk.keys, "a", "by hand", desk.now))
+    else:
+        desk.store.run(instances.raise_event(desk.keys, "a", b'{"k":10,"name":"go"', now=desk.now))
+    claimed = desk.claim_one()
+    desk.store.run(instances.suspend(desk.keys, "a", "while it runs", desk.now))
+    desk.store.run(turns.release(desk.keys, "a", claimed.claim, 0, "it hangs", suspend=True, now=desk.now))
+    assert desk.record()["stage"] == "0"
+    assert look(desk).mended == []
+    desk.store.run(instances.resume(desk.keys, "a", "", desk.now))
+    desk.end()

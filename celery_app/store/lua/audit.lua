@@ -19,7 +19,8 @@ local fields_left, round_over = FIELDS, false
 
 -- One instance, or a part of its open steps; returns from where to go on, '0' when it is done.
 local function look_at(id)
-  local r = redis.call('HMGET', inst .. id, 'execution', 'status', 'stage', 'claim', 'suspended', 'delayed')
+  local r = redis.call('HMGET', inst .. id, 'execution', 'status', 'stage', 'claim', 'suspended', 'delayed',
+    'held', 'waiting')
   if not r[2] then redis.call('ZREM', idx_status .. STATUSES[status], id) end
   if not r[2] or ENDED[r[2]] then return '0' end
   if scan == '0' then check_wakes(id, r) end

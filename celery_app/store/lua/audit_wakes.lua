@@ -24,7 +24,8 @@ local function claimed(id, claim)
   mended_one('claim', id)
 end
 
--- `r`: execution, status, stage, claim, suspended, delayed.
+-- `r`: execution, status, stage, claim, suspended, delayed, held, waiting. What the engine itself has suspended is left
+-- alone, whatever it has not read: its code must not be touched before it is resumed.
 local function check_wakes(id, r)
   if r[3] == '2' then
     claimed(id, r[4])
@@ -37,7 +38,7 @@ local function check_wakes(id, r)
     if redis.call('ZSCORE', timers, ':start:' .. id) then return end
     redis.call('ZADD', timers, r[6], ':start:' .. id)
     mended_one('start', id)
-  elseif has_work(id, r[5]) then
+  elseif has_work(id, r[5]) and not (r[5] and (r[7] or r[8])) then
     make_ready(id, '0', false)
     mended_one('inbox', id)
   end
