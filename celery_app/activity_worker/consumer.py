@@ -1,9 +1,9 @@
 """Celery's consumer, changed where it would lose an activity's message.
 
 A worker that takes an activity it does not know (a deploy in progress) parks the message and tries again
-later, for up to a minute; then the step fails, naming the activity. A message that cannot be read fails
-its step. Both are reported in the reporting thread, and the message leaves the queue's record only
-afterwards.
+later, for up to a minute; then the step fails, naming the activity. A message that cannot be read is
+set aside and sent again; on kombu's own transport it fails its step. Failures are reported in the
+reporting thread, and the message leaves the queue's record only afterwards.
 """
 
 from __future__ import annotations
@@ -75,6 +75,10 @@ class Consumer(CeleryConsumer):
         step = _step(message)
         if step is None:
             otherwise()
+            return
+        # The step is right, its message is not: the audit has another one made.
+        set_aside = getattr(message.channel, "set_aside", None)
+        if set_aside is not None and set_aside(str(message.delivery_tag), f"{type(exc).__name__}: {exc}"):
             return
         logger.error("a message of %s (%s) cannot be read: %r", step.name, step.task, exc)
         later(lambda: self._settle(message, step, caught_from(exc, step)))

@@ -247,7 +247,7 @@ class Channel(kombu_redis.Channel):
         try:
             message = read(held.raw)
         except ValueError as error:
-            self._set_aside(flying, held, str(error))
+            flying.set_aside(self.run, held.tag, str(error))
             return
         if not held.ours and (due := due_time(message)) > time.time() + EARLY:
             self._park(flying, held, message, due)
@@ -262,7 +262,7 @@ class Channel(kombu_redis.Channel):
         except (ValueError, TypeError, KeyError) as error:
             if self.connection is None or self.connection.executor.slots is None:
                 raise  # a plain consumer's own error
-            self._set_aside(flying, held, f"{type(error).__name__}: {error}")
+            flying.set_aside(self.run, held.tag, f"{type(error).__name__}: {error}")
 
     def _park(self, flying: InFlight, held: Held, message: dict[str, Any], due: float) -> None:
         """A stock client published it with a countdown: it waits in Redis, not here."""
@@ -273,10 +273,9 @@ class Channel(kombu_redis.Channel):
         flying.forget(held.tag)
         self._intake.look_for_due()
 
-    def _set_aside(self, flying: InFlight, held: Held, reason: str) -> None:
-        logger.error("a message in queue %r cannot be read and was set aside: %s", held.queue, reason)
-        self.run(flights.set_aside(self.hub_keys, held.incarnation, held.number, reason))
-        flying.forget(held.tag)
+    def set_aside(self, tag: str, reason: str) -> bool:
+        """A started message cannot be read: see InFlight.set_aside."""
+        return self.flying is not None and self.flying.set_aside(self.run, tag, reason)
 
     def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:
         """The message is done with. A late acknowledgement may wait for company, an early one must not."""

@@ -11,6 +11,7 @@ Does no IO of its own: methods that need Redis are given `run`, which sends one 
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections import defaultdict, deque
@@ -28,6 +29,7 @@ from .prefetch import Pace
 
 __all__ = ["ROSTER", "Held", "InFlight", "Pending", "Roster", "Run"]
 
+logger = logging.getLogger("celeriac.transport")
 T = TypeVar("T")
 STEP_MARK = b'"celeriac-step":'
 HAND_BACK_AFTER = 1.0  # seconds: what has not started by then goes back, for another worker
@@ -232,6 +234,18 @@ class InFlight:
         """The message has left the flight record by another way."""
         with self.lock:
             self.running.pop(tag, None)
+
+    def set_aside(self, run: Run, tag: str, reason: str) -> bool:
+        """A started message cannot be read: kept in Redis for whoever looks; a step's is made anew by the
+        audit. False if it is not ours any more.
+        """
+        held = self.running.get(tag)
+        if held is None:
+            return False
+        logger.error("a message in queue %r cannot be read and was set aside: %s", held.queue, reason)
+        run(flights.set_aside(self.keys, held.incarnation, held.number, reason))
+        self.forget(tag)
+        return True
 
     def flush_due(self) -> bool:
         """Whether acknowledgements have waited long enough, or are many."""

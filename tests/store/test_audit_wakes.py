@@ -123,7 +123,7 @@ def test_a_step_given_up_that_nobody_judges(desk: Any) -> None:
 
 @pytest.mark.parametrize("before", [False, True])
 def test_what_the_engine_suspended_is_left_alone(desk: Any, before: bool) -> None:
-    """Poison with unread controls, its user's suspend among them or not: nobody claims it before it is resumed."""
+    """Poison with unread controls, its user's suspend among them or not: nobody claims it unasked."""
     desk.start()
     desk.step()
     if before:
