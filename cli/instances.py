@@ -173,10 +173,16 @@ def show(state: OrchestrationState, as_json: bool) -> None:
 @json_option
 @pass_common
 def status(common: Common, instance_id: str, as_json: bool) -> None:
-    """Show one instance."""
+    """Show one instance, and what it does now."""
     with common.client() as client:
         state = client.get(instance_id)
-        show(state, as_json)
+        if as_json or state.is_final:
+            show(state, as_json)
+            return
+        from . import render
+        from .trees import steps_of
+
+        render.show_state(render.console(), state, steps_of(client.progress(instance_id, depth=1)))
         if state.status == "Pending":
             warn_if_idle(client)
 

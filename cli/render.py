@@ -18,6 +18,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from rich.tree import Tree
 
 from celeriac.celery_app.client.progress import ProcessInfo
 from celeriac.celery_app.client.queues import PoisonMessage
@@ -167,8 +168,8 @@ def first_line(text: str, limit: int = 80) -> str:
     return f"{first} …" if more else first
 
 
-def show_state(out: Console, state: OrchestrationState) -> None:
-    """`celeriac status`: one instance, one fact a line, only what there is."""
+def show_state(out: Console, state: OrchestrationState, steps: Tree | None = None) -> None:
+    """`celeriac status`: one instance, one fact a line, only what there is; `steps` is what it does now."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
@@ -197,6 +198,8 @@ def show_state(out: Console, state: OrchestrationState) -> None:
             grid.add_row(name, Text(value(content, 2000)))
     if state.failure is not None:
         grid.add_row("Failure", failure_text(state.failure))
+    if steps is not None:
+        grid.add_row("Now", steps)
     out.print(grid)
 
 

@@ -31,6 +31,13 @@ def tree_of(progress: InstanceProgress, height: int = 40) -> Tree:
     return tree
 
 
+def steps_of(progress: InstanceProgress, height: int = 12) -> Tree | None:
+    """What it waits for now, without itself; None if nothing is open."""
+    tree = Tree("", hide_root=True, guide_style="dim")
+    _fill(tree, progress, [height])
+    return tree if tree.children else None
+
+
 def _fill(tree: Tree, progress: InstanceProgress, budget: list[int]) -> None:
     alone, parts = _split(progress)
     lines = [

@@ -187,6 +187,18 @@ def test_a_tree_of_many_children_fits_the_screen() -> None:
     assert "more children" in text
 
 
+def test_the_status_of_a_parent_says_why_its_child_waits() -> None:
+    child = InstanceProgress(state=state("order-1:0003", waiting="no worker serves 'ship'"))
+    steps = trees.steps_of(InstanceProgress(state=state(), children=(child,)))
+    assert steps is not None
+    out = render.console()
+    with out.capture() as captured:
+        render.show_state(out, state(), steps)
+    assert "order-1:0003" in captured.get()
+    assert "no worker serves 'ship'" in captured.get()
+    assert trees.steps_of(InstanceProgress(state=state())) is None
+
+
 def test_a_history_reads_like_a_story(capsys: pytest.CaptureFixture[str]) -> None:
     at = int(NOW.timestamp() * 1000)
     failure = FailureDetails(error_type="builtins.ValueError", message="no")
