@@ -145,12 +145,14 @@ class Workers:
         self.running: list[subprocess.Popen[bytes]] = []
 
     def start(
-        self, pool: str, *more: str, settings: Settings | None = None, wait: bool = True, **variables: str
-    ) -> subprocess.Popen[bytes]:
-        """A worker with this pool, ready to take."""
+        self, pool: str, *more: str, settings: Settings | None = None, wait: bool = True,
+        before: tuple[str, ...] = (), **variables: str,
+    ) -> subprocess.Popen[bytes]:  # fmt: skip
+        """A worker with this pool, ready to take. `before` are options of celery itself."""
         log = self.folder / f"worker-{len(self.running)}.log"
         command = [
-            sys.executable, "-m", "celery", "-A", "celeriac.celery_app", "worker", "-P", pool, "-c", "2",
+            sys.executable, "-m", "celery", "-A", "celeriac.celery_app", *before, "worker",
+            "-P", pool, "-c", "2",
             "-n", f"{pool}{len(self.running)}@test", "-l", "INFO", *more,
         ]  # fmt: skip
         env = {**os.environ, **(settings or self.settings).environment(), **variables}

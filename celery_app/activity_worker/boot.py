@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from importlib import import_module
 from typing import Any
 
 from celery import bootsteps
@@ -29,6 +30,9 @@ class BootCheck(bootsteps.StartStopStep):
 
     def __init__(self, parent: Any, **kwargs: Any) -> None:
         app = parent.app
+        # Celery imports the backend when it first needs it: here, that is in the thread that reports a dead
+        # child, while the main thread forks another one. That child would wait for the import for ever.
+        import_module(f"{__package__}.backend")
         complaint = imposed.complaint(app, runtime_of(app).settings)
         if complaint:
             raise SystemExit(f"celeriac: {complaint}")

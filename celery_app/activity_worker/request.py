@@ -27,7 +27,9 @@ _executor: ThreadPoolExecutor | None = None
 def later(job: Callable[[], None]) -> None:
     """Run a job in the process' one reporting thread, in order. It is waited for when the process ends."""
     global _executor
-    if _executor is None:  # made in the main process of a worker only, which never forks with it busy
+    if _executor is None:
+        # In the main process of a worker only. It may fork a child while this thread is busy, so the job must
+        # not import anything: a child does not get rid of an import lock that was held (see boot.py).
         _executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="celeriac-outcomes")
     _executor.submit(_guarded, job)
 

@@ -55,6 +55,32 @@ def test_a_worker_serves_the_queues_that_its_activities_name(bench: Any, workers
     assert bench.outcome("own").result == "1"
 
 
+STEADY = """
+import sys, threading, time
+from celery import signals
+from acts import die
+
+@signals.worker_ready.connect(weak=False)
+def watch(**_):
+    known = set(sys.modules)
+    def look():
+        while True:
+            with open("imported", "w") as file:
+                file.write(" ".join(sorted(set(sys.modules) - known)))
+            time.sleep(0.1)
+    threading.Thread(target=look, daemon=True).start()
+"""
+
+
+def test_reporting_a_dead_child_imports_nothing(bench: Any, workers: Any, folder: Path) -> None:
+    """A child forked meanwhile would inherit the import lock and wait for it for ever."""
+    (folder / "steady.py").write_text(STEADY)
+    workers.start("prefork", before=("--quiet",), CELERIAC_APP="steady")  # as `celeriac worker` starts it
+    bench.call("dying", "die", f'[["{folder / "deaths"}",1],{{}}]')
+    assert bench.outcome("dying", 40).result == "2"
+    assert (folder / "imported").read_text() == ""
+
+
 def test_a_redis_that_evicts_is_refused(workers: Any, tmp_path: Path) -> None:
     directory = Path(tempfile.mkdtemp(prefix="clr"))  # short: socket paths are limited
     with embedded.start(directory) as evicting:
