@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help demo dev test check crash-sweep bench chaos chaos-transport clean
+.PHONY: help demo dev test check crash-sweep bench chaos chaos-transport recovery clean
 help:
 	@echo "make demo   run the three shipped orchestrations on real input"
 	@echo "make dev    the same set-up, and stay up"
@@ -14,6 +14,7 @@ help:
 	@echo "make bench  the benchmarks against raw Celery"
 	@echo "make chaos  break everything for MINUTES=20 under SEED=1, then check that nothing was lost"
 	@echo "make chaos-transport KILLS=200 SEED=1   a counting task under attack, in each pool"
+	@echo "make recovery  how long work stands still when its process is killed, KILLS=20 times"
 	@echo "make clean  remove what the other targets made"
 
 $(STAMP): pyproject.toml
@@ -54,6 +55,9 @@ chaos: $(STAMP)
 # The long form of tests/celery/test_attack.py, for each pool; prints what was done and what became of the work.
 chaos-transport: $(STAMP)
 	KILLS=$(or $(KILLS),200) SEED=$(or $(SEED),1) $(BIN)/pytest -s tests/celery/test_attack.py
+
+recovery: $(STAMP)
+	$(BIN)/python -m tests.chaos.recovery --kills $(or $(KILLS),20)
 
 clean:
 	rm -rf $(VENV) .celeriac build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

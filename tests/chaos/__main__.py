@@ -88,6 +88,8 @@ def _settle(fleet: Fleet, hand: Hand, given: argparse.Namespace) -> RunFacts:
                 client.killed = True  # it was asked to end
             hand.turn()
             waiting = _waiting(connection, fleet)
+    if waiting:
+        fleet.show_stacks()
     if client.alive:
         waiting.append("the client has not done everything")
     elif client.process.returncode:

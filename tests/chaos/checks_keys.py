@@ -51,9 +51,6 @@ def _check_owners(evidence: Evidence) -> Iterator[Finding]:
     for execution, _ in evidence.family("pay"):
         if execution not in executions:
             yield Finding("leak", f"pay:{execution}", "no instance has this execution")
-    for key, id in evidence.family("idem"):
-        if id.decode() not in evidence.records:
-            yield Finding("leak", f"idem:{key}", "its instance is gone")
 
 
 def _check_records(evidence: Evidence) -> Iterator[Finding]:

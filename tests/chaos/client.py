@@ -21,6 +21,8 @@ from celeriac.celery_app import Client
 from celeriac.orchestrations.errors import (
     ClientError,
     InstanceEndedError,
+    InstanceNotEndedError,
+    InstanceNotFoundError,
     RedisUnavailableError,
 )
 
@@ -97,11 +99,18 @@ class Worker:
 
     def _advance(self, client: Client, work: Work) -> None:
         """Try the next step of this work; note that it is tried, and that it was acknowledged."""
-        if not work.tried:
+        again = work.tried
+        if not again:
             self._note("try", work)
         work.tried = True
         try:
             self._apply(client, work)
+        except InstanceNotFoundError as error:
+            # Purged: the answer to an earlier try was lost.
+            self._note("ack" if again and self._is_purge(work) else "refused", work, error=str(error))
+        except InstanceNotEndedError:
+            work.due = time.monotonic() + AGAIN
+            return
         except InstanceEndedError as error:
             # An earlier try was applied, its answer was lost, and the instance has ended since.
             self._note("ack", work, ended=str(error))
@@ -135,13 +144,17 @@ class Worker:
         else:
             getattr(client, action.verb)(case.id)
 
+    def _is_purge(self, work: Work) -> bool:
+        return work.done >= 0 and work.case.actions[work.done].verb == "purge"
+
     def _look(self, client: Client) -> None:
         """Let go of what has ended."""
         for work in list(self._flying.values()):
             if work.done < len(work.case.actions):
                 continue
             try:
-                if work.case.is_message or client.get(work.case.id).is_final:
+                gone = work.case.is_message or work.case.purged
+                if gone or client.get(work.case.id).is_final:
                     self._note("ended", work)
                     del self._flying[work.case.number]
             except RedisUnavailableError:

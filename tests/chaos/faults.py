@@ -21,10 +21,11 @@ import redis
 
 from celeriac.celery_app import embedded
 
-from .fleet import Fleet, Member, descendants, is_helper, ports_of, signal_all
+from .fleet import STOP_SECONDS, Fleet, Member, descendants, is_helper, ports_of, signal_all
 
 WEIGHTS: Final = {
     "kill": 24,  # SIGKILL of the main process alone, as the OOM killer does
+    "stop": 8,  # SIGTERM of the main process, as a deployment does
     "kill group": 10,  # with its children
     "kill child": 8,  # of the prefork pool
     "kill beat": 4,  # the helper that renews a worker's lease
@@ -95,15 +96,31 @@ class Hand:
     @property
     def idle(self) -> bool:
         """Nothing is planned any more, and everything is up again."""
-        return not self._due
+        return not self._due and not any(member.stop_by for member in self._fleet.members.values())
 
     def turn(self) -> None:
         """Do what is due, and replace who died."""
         while self._due and self._due[0][0] <= time.monotonic():
             heapq.heappop(self._due)[2]()
         for member in self._fleet.members.values():
-            if not member.alive and not member.killed:
+            if member.stop_by:
+                self._watch_stop(member)
+            elif not member.alive and not member.killed:
                 self._surprise(member)
+
+    def _watch_stop(self, member: Member) -> None:
+        """It was asked to stop: it must end well, in time."""
+        if member.alive and time.monotonic() < member.stop_by:
+            return
+        if member.alive:
+            self.surprises.append(f"{member.name} (pid {member.pid}) did not stop within {STOP_SECONDS:g} s")
+            signal_all([member.pid], signal.SIGKILL)
+            member.process.wait()
+        elif member.process.returncode:
+            code = member.process.returncode
+            self.surprises.append(f"{member.name} (pid {member.pid}) stopped with {code}; see its log")
+        member.stop_by, member.killed = 0.0, True
+        self._later(1.0, lambda: self._fleet.restart(member.name))
 
     def _surprise(self, member: Member) -> None:
         """It ended by itself. A start while Redis is away is refused."""
@@ -130,7 +147,9 @@ class Hand:
             member = self._victim(fault)
             if member is None:
                 return
-            done = {"kill": self._kill, "pause": self._pause, "cut": self._cut}[verb](fault, member)
+            done = {"kill": self._kill, "pause": self._pause, "cut": self._cut, "stop": self._stop}[verb](
+                fault, member
+            )
         if done is not None:
             self.counts[fault.kind] = self.counts.get(fault.kind, 0) + 1
             self._write(asdict(fault) | done)
@@ -140,11 +159,13 @@ class Hand:
 
     def _victim(self, fault: Fault) -> Member | None:
         names = list(self._fleet.members)
-        if fault.kind == "kill child":
+        if fault.kind == "stop":
+            names.remove("client")  # to it, SIGTERM is the end
+        elif fault.kind == "kill child":
             names = ["worker-prefork"]
         elif fault.kind == "kill beat":
             names = [name for name in names if name.startswith("worker-")]
-        up = [m for n in names if (m := self._fleet.members[n]).alive and not m.paused and not m.killed]
+        up = [m for n in names if (m := self._fleet.members[n]).is_up]
         return up[int(fault.pick * len(up))] if up else None
 
     def _kill(self, fault: Fault, member: Member) -> dict[str, Any] | None:
@@ -167,6 +188,12 @@ class Hand:
         if member.killed:
             member.process.wait()
         return done
+
+    def _stop(self, fault: Fault, member: Member) -> dict[str, Any]:
+        now = time.time()
+        member.stop_by = time.monotonic() + STOP_SECONDS
+        member.process.terminate()
+        return {"victim": member.name, "pids": [member.pid], "from": now, "until": now}
 
     def _pause(self, fault: Fault, member: Member) -> dict[str, Any]:
         chosen = [member.pid, *(descendants(member.pid) if fault.whole else ())]

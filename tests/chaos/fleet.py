@@ -7,6 +7,7 @@ was in.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -43,11 +44,17 @@ class Member:
     pids: list[int] = field(default_factory=list)  # every main process there was
     killed: bool = False  # by us: its death is no surprise
     paused: bool = False
+    stop_by: float = 0.0  # monotonic: it was asked to stop, and must have by then
 
     @property
     def pid(self) -> int:
         """The main process of the present incarnation."""
         return self.process.pid
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it runs and nothing is being done to it."""
+        return self.alive and not self.paused and not self.killed and not self.stop_by
 
     @property
     def alive(self) -> bool:
@@ -59,15 +66,20 @@ class Fleet:
     """All of them. Members are started in `start`, in this order, by the calling thread."""
 
     def __init__(
-        self, folder: Path, *, lease: float, beat: float, pools: Sequence[str], orchestrators: int
+        self,
+        folder: Path,
+        *,
+        lease: float,
+        beat: float,
+        pools: Sequence[str],
+        orchestrators: int,
+        app: str = "tests.chaos.workflows",
     ) -> None:
         self.folder = folder
         for name in ("logs", "redis"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         self.redis = embedded.start(folder / "redis", port=free_port(), appendfsync="always")
-        self.settings = Settings(
-            redis_url=self.redis.url, hub=HUB, lease=lease, beat=beat, apps=("tests.chaos.workflows",)
-        )
+        self.settings = Settings(redis_url=self.redis.url, hub=HUB, lease=lease, beat=beat, apps=(app,))
         self.members: dict[str, Member] = {}
         self._roles = [f"orchestrator-{n}" for n in range(orchestrators)] + [
             f"worker-{pool}" for pool in pools
@@ -76,12 +88,12 @@ class Fleet:
     def start(self, client: Sequence[str] = ()) -> None:
         """Start every process and wait until each is known."""
         for name in self._roles:
-            role, _, pool = name.partition("-")
+            role, pool = name.split("-")[:2]
             arguments = ["-m", "celeriac.cli.main", role]
             if role == "worker":
                 arguments += ["--pool", pool, "--concurrency", "3"]
             self._add(name, arguments)
-        self._await_processes()
+        self.await_processes()
         if client:
             self._add("client", ["-m", "tests.chaos.client", *client])
 
@@ -105,14 +117,24 @@ class Fleet:
         member.killed = member.paused = False
         member.pids.append(member.pid)
 
-    def _await_processes(self) -> None:
+    def await_processes(self) -> None:
+        """Until every member is known, and nobody who is dead."""
         deadline = time.monotonic() + 120
         with Store.connect(self.settings) as store:
-            while store.client.zcard(store.keys.beats) < len(self._roles):
+            while not self._is_whole(store):
                 dead = [m.name for m in self.members.values() if not m.alive]
                 if dead or time.monotonic() > deadline:
                     raise RuntimeError(f"the fleet did not come up ({dead}); see {self.folder / 'logs'}")
                 time.sleep(0.1)
+
+    def _is_whole(self, store: Store) -> bool:
+        known = {json.loads(info)["pid"] for info in store.client.hvals(store.keys.procs)}
+        return known == {self.members[name].pid for name in self._roles}
+
+    def show_stacks(self) -> None:
+        """Have every process that runs our workflows write its stacks to its log."""
+        signal_all([pid for pid in self._ours() if not is_helper(pid)], signal.SIGUSR2)
+        time.sleep(1)
 
     def stop(self) -> list[str]:
         """End everything; returns what did not end as it should."""

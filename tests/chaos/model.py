@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from .workflows import MODULUS
@@ -16,11 +16,15 @@ from .workflows import MODULUS
 LONG_MS: Final = 1500  # an activity that is likely to be hit
 
 
+# Not messages, whose instances have ids that nobody knows.
+PURGED: Final = ("chaos_sequence", "chaos_map", "chaos_retry", "chaos_parent", "chaos_event", "chaos_cancel")
+
+
 @dataclass(frozen=True)
 class Action:
     """What the client does to an instance after its start, `after` seconds later than the action before."""
 
-    verb: str  # event, cancel, suspend, resume
+    verb: str  # event, cancel, suspend, resume, terminate, purge (that one when it has ended)
     after: float
     data: int = 0
 
@@ -36,15 +40,24 @@ class Case:
     status: str = "Completed"
     output: Any = None
     actions: tuple[Action, ...] = ()
+    early: str = ""  # another status it may end with, if that came first
     undone: tuple[int, ...] = ()  # items that must have been released
-    is_message: bool = field(default=False)
+    is_message: bool = False
+
+    @property
+    def purged(self) -> bool:
+        """Whether the client removes it when it has ended."""
+        return bool(self.actions) and self.actions[-1].verb == "purge"
 
 
 def case(seed: int, number: int) -> Case:
     """The n-th piece of work of this seed."""
     rng = random.Random(f"{seed}:{number}")
     kind = rng.choices([make for make, _ in _KINDS], [weight for _, weight in _KINDS])[0]
-    return kind(number, f"w{number}", rng)
+    made = kind(number, f"w{number}", rng)
+    if rng.random() < 0.2 and made.orchestrator in PURGED:
+        return replace(made, actions=(*made.actions, Action("purge", 0)))
+    return made
 
 
 def stepped(value: int) -> int:
@@ -151,6 +164,13 @@ def _cancel(number: int, id: str, rng: random.Random) -> Case:
     )
 
 
+def _terminate(number: int, id: str, rng: random.Random) -> Case:
+    """Ended from outside, whatever is open; some are done before."""
+    like = rng.choice([_map, _retry, _parent])(number, id, rng)
+    actions = (Action("terminate", rng.uniform(0, 1.0)),)
+    return replace(like, status="Terminated", early="Completed", actions=actions)
+
+
 def _large(number: int, id: str, rng: random.Random) -> Case:
     text = "".join(rng.choices("abcdefghij é🌱", k=20)) * 2500
     times = rng.randint(1, 3)
@@ -175,6 +195,7 @@ _KINDS: Final[list[tuple[Callable[[int, str, random.Random], Case], int]]] = [
     (_rounds, 8),
     (_cancel, 8),
     (_large, 3),
+    (_terminate, 6),
     (_patient, 1),
     (_message, 12),
 ]

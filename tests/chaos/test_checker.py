@@ -22,6 +22,7 @@ from celeriac.orchestrations.history import (
 from tests.chaos.checker import check
 from tests.chaos.checks_work import Finding
 from tests.chaos.evidence import Evidence
+from tests.chaos.model import case
 
 pytestmark = pytest.mark.timeout(400)  # whichever test comes first makes the run
 
@@ -134,6 +135,17 @@ def test_compensation_that_never_ran(good: Evidence) -> None:
         ]
 
     assert any("was never released" in finding.text for finding in findings(good, change))
+
+
+def test_a_purged_instance_that_is_still_there(good: Evidence) -> None:
+    def change(evidence: Evidence) -> None:
+        id = next(w.id for n in range(500) if (w := case(evidence.facts.seed, n)).purged)
+        assert id not in evidence.records
+        other = pick(evidence, case(evidence.facts.seed, int(id[1:])).orchestrator)
+        for family in ("inst", "hist"):
+            put(evidence, f"{family}:{id}", *_moved(evidence, f"{family}:{other}"))
+
+    assert any("was purged and is still there" in finding.text for finding in findings(good, change))
 
 
 def test_an_event_taken_twice(good: Evidence) -> None:

@@ -35,5 +35,5 @@ def test_work_is_the_same_for_the_same_seed_and_of_every_kind() -> None:
     assert cases == [case(1, n) for n in range(500)]
     assert len({each.orchestrator for each in cases}) == 12
     assert {action.verb for each in cases for action in each.actions} == {
-        "event", "cancel", "suspend", "resume",
+        "event", "cancel", "suspend", "resume", "terminate", "purge",
     }  # fmt: skip

@@ -8,9 +8,11 @@ says what is right.
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import json
 import os
 import secrets
+import signal
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -33,6 +35,7 @@ AGAIN: Final = RetryPolicy(timedelta(milliseconds=200), 6, backoff_coefficient=1
 _EFFECTS: Final = os.open(
     os.environ.get("CHAOS_EFFECTS", os.devnull), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600
 )
+faulthandler.register(signal.SIGUSR2)  # the harness asks for stacks when something is stuck
 
 
 class DeliberateError(Exception):
