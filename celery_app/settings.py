@@ -26,6 +26,7 @@ from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urls
 from celeriac.orchestrations.errors import InvalidArgumentError
 
 from . import embedded
+from .sentinel import SentinelAddress, sentinel_address
 
 __all__ = ["Settings", "masked_url"]
 
@@ -105,7 +106,7 @@ class Settings:
 
     @property
     def celery_broker_url(self) -> str:
-        """The Redis as kombu spells it: `unix://` becomes `redis+socket://`."""
+        """The Redis as kombu spells it: `unix://` becomes `redis+socket://`, sentinels have a URL each."""
         return _celery_url(self.redis_url)
 
     @property
@@ -124,6 +125,11 @@ class Settings:
     def queue_key(self, queue: str = "") -> str:
         """The Redis key of a Celery queue (by default the default one), for messages of no priority."""
         return f"{self.queue_prefix}{queue or self.queue}"
+
+    @property
+    def sentinel(self) -> SentinelAddress | None:
+        """Where the sentinels are, when the URL is one of theirs."""
+        return sentinel_address(self.redis_url)
 
     @property
     def database(self) -> int:
@@ -172,6 +178,8 @@ def _check_url(value: Any, where: str) -> str:
     if not isinstance(value, str):
         raise _refuse(where, value, "it must be a text such as redis://host:6379/0")
     try:
+        if sentinel_address(value) is not None:
+            return value
         parts = urlsplit(value)
         database = _database(parts)
         _ = parts.port
@@ -185,7 +193,7 @@ def _check_url(value: Any, where: str) -> str:
 
 def _url_problem(parts: SplitResult, database: str) -> str:
     if parts.scheme not in {"redis", "rediss", "unix"}:
-        return "it must start with redis://, rediss:// (TLS) or unix:// (a socket)"
+        return "it must start with redis://, rediss:// (TLS), sentinel:// or unix:// (a socket)"
     if parts.scheme == "unix" and not parts.path.strip("/"):
         return "it names no socket; write unix:///path/to/redis.sock?db=0"
     if parts.scheme != "unix" and not parts.hostname:
@@ -338,6 +346,9 @@ def _database(parts: SplitResult) -> str:
 
 def _celery_url(url: str) -> str:
     """A redis-py URL in the spelling of kombu and Celery."""
+    address = sentinel_address(url)
+    if address is not None:
+        return address.celery_url
     parts = urlsplit(url)
     query = dict(parse_qsl(parts.query))
     if parts.scheme == "unix":

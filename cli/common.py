@@ -65,7 +65,7 @@ class Common:
 
 GLOBAL_OPTIONS: Final = {
     "app": ("--app", "MODULES", "Modules that define orchestrators and activities (CELERIAC_APP)."),
-    "redis_url": ("--redis", "URL", "redis://, rediss:// or unix:// (CELERIAC_REDIS_URL)."),
+    "redis_url": ("--redis", "URL", "redis://, rediss://, sentinel:// or unix:// (CELERIAC_REDIS_URL)."),
     "hub": ("--hub", "NAME", "Name space in that Redis (CELERIAC_HUB)."),
 }
 

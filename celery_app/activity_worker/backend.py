@@ -13,6 +13,7 @@ from typing import Any
 
 from celery import states
 from celery.backends.redis import RedisBackend
+from celery.backends.redis import SentinelBackend as CelerySentinelBackend
 from celery.exceptions import WorkerLostError
 
 from ..messages import Step, TaskId
@@ -20,7 +21,7 @@ from .outcomes import Caught, OutcomeWriter, caught_from, step_from
 from .runtime import runtime_of
 from .task import CAUGHT
 
-__all__ = ["Backend"]
+__all__ = ["Backend", "SentinelBackend"]
 
 logger = logging.getLogger("celeriac.activity")
 
@@ -142,6 +143,10 @@ class Backend(RedisBackend):
     def _failed(self, step: Step, error: BaseException, request: Any) -> None:
         caught = getattr(request, CAUGHT, None)
         self._writer().failure(step, caught if isinstance(caught, Caught) else caught_from(error, step))
+
+
+class SentinelBackend(Backend, CelerySentinelBackend):
+    """The same where sentinels say which Redis is the master."""
 
 
 def _is_our_group(group_id: Any) -> bool:

@@ -17,6 +17,7 @@ from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport import redis as kombu_redis
 
 from ..settings import Settings
+from ..store.connecting import sentinel_options
 
 __all__ = [
     "CONSUMER",
@@ -32,7 +33,10 @@ __all__ = [
 ]
 
 TRANSPORT_ALIAS: Final = "celeriac"
+SENTINEL_ALIAS: Final = "celeriac-sentinel"
 TRANSPORT: Final = "celeriac.celery_app.transport.redis:Transport"
+SENTINEL_TRANSPORT: Final = "celeriac.celery_app.transport.sentinel:SentinelTransport"
+SENTINEL_BACKEND: Final = "celeriac.celery_app.activity_worker.backend:SentinelBackend"
 BACKEND: Final = "celeriac.celery_app.activity_worker.backend:Backend"
 CONSUMER: Final = "celeriac.celery_app.activity_worker.consumer:Consumer"
 REQUEST: Final = "celeriac.celery_app.activity_worker.request:ActivityRequest"
@@ -102,15 +106,29 @@ def broker_url(settings: Settings) -> str:
 
 def _connection(settings: Settings) -> dict[str, Any]:
     TRANSPORT_ALIASES.setdefault(TRANSPORT_ALIAS, TRANSPORT)
+    TRANSPORT_ALIASES.setdefault(SENTINEL_ALIAS, SENTINEL_TRANSPORT)
+    alias, backend = (SENTINEL_ALIAS, SENTINEL_BACKEND) if settings.sentinel else (TRANSPORT_ALIAS, BACKEND)
     return {
         "broker_url": broker_url(settings),
-        "broker_transport": TRANSPORT_ALIAS if settings.transport == "celeriac" else None,
-        "result_backend": f"{BACKEND}+{settings.celery_result_backend_url}",
+        "broker_transport": alias if settings.transport == "celeriac" else None,
+        "result_backend": f"{backend}+{settings.celery_result_backend_url}",
+        "result_backend_transport_options": _sentinel_options(settings),
     }
 
 
+def _sentinel_options(settings: Settings) -> dict[str, Any]:
+    address = settings.sentinel
+    if address is None:
+        return {}
+    return {"master_name": address.master, "sentinel_kwargs": sentinel_options(address)}
+
+
 def _transport_options(settings: Settings) -> dict[str, Any]:
-    options = {**_TRANSPORT_OPTIONS, "global_keyprefix": settings.queue_prefix}
+    options = {
+        **_TRANSPORT_OPTIONS,
+        **_sentinel_options(settings),
+        "global_keyprefix": settings.queue_prefix,
+    }
     if settings.transport == "stock":
         return options
     return {

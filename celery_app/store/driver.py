@@ -34,6 +34,7 @@ from redis.retry import Retry
 from celeriac.orchestrations.errors import CeleriacError, RedisUnavailableError
 
 from ..settings import masked_url
+from . import connecting
 from .errors import StoreFullError, error_for
 from .keys import Keys
 from .scripts import Call
@@ -153,7 +154,7 @@ class Store:
         """A store for these settings. Nothing is sent yet: `check_server` is the first call to make."""
         origin = Origin()
         options = _options(settings.redis_url, max_connections=max_connections, retry=Retry(NoBackoff(), 0))
-        client = redis.Redis.from_url(settings.redis_url, redis_connect_func=origin.connected, **options)
+        client = connecting.client(settings.redis_url, redis_connect_func=origin.connected, **options)
         return cls(client, Keys(settings.hub), settings.redis_url, origin)
 
     def run(self, call: Call[T]) -> T:
@@ -230,7 +231,7 @@ class AsyncStore:
         """A store for these settings. Nothing is sent yet: `check_server` is the first call to make."""
         retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
         options = _options(settings.redis_url, max_connections=max_connections, retry=retry)
-        client = redis.asyncio.Redis.from_url(settings.redis_url, **options)
+        client = connecting.async_client(settings.redis_url, **options)
         return cls(client, Keys(settings.hub), settings.redis_url)
 
     async def run(self, call: Call[T]) -> T:

@@ -24,6 +24,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from ..complaints import Complaints
+from .connecting import client
 
 logger = logging.getLogger("celeriac.client")
 
@@ -40,14 +41,14 @@ class Endings:
 
     def __init__(self, url: str) -> None:
         options: dict[str, Any] = {} if url.startswith("unix:") else {"socket_keepalive": True}
-        self._pool = redis.ConnectionPool.from_url(
+        self._pool = client(
             url,
             protocol=2,
             socket_connect_timeout=5,
             retry=Retry(NoBackoff(), 0),
             health_check_interval=0,
             **options,
-        )
+        ).connection_pool
         self._changed = threading.Condition()  # guards everything below
         self._watchers: dict[str, list[Wake]] = {}
         self._confirmed: set[str] = set()

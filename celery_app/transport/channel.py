@@ -156,7 +156,8 @@ class Channel(kombu_redis.Channel):
         """What is in flight here, with an incarnation to take under."""
         flying = self.flying
         if flying is None:
-            broker = self.connection.client.as_uri()  # without the password
+            # Without the password. Behind sentinels the URL is that of whichever was asked last.
+            broker = getattr(self, "master_name", None) or self.connection.client.as_uri()
             pace = Pace(self.prefetch_span, self.prefetch_max)
             flying = InFlight.resume(broker, self.hub_keys, int(self.lease * 1000), pace)
             self.flying = flying

@@ -21,7 +21,7 @@ from redis.exceptions import NoScriptError, ResponseError
 from ..store import flights
 from ..store.errors import FencedError, StoreError, StoreFullError, error_for
 from ..store.scripts import Call, blocking, script
-from .inflight import InFlight, Pending
+from .inflight import HAND_BACK_AFTER, InFlight, Pending
 
 if TYPE_CHECKING:
     from .channel import Channel
@@ -72,18 +72,32 @@ class Intake:
         if flying is None:
             return slots, 0, 0
         free = slots if channel.connection.executor.inline else max(0, slots - len(flying.running))
-        ahead = max(flying.pace.ahead(queue, slots) for queue in channel.active_queues)
-        return free, ahead, len(flying.buffer)
+        return free, self._ahead(flying, slots, free), len(flying.buffer)
+
+    def _ahead(self, flying: InFlight, slots: int, free: int) -> int:
+        """How many to take beyond the free slots: none behind a slow one, and none while no slot will be free
+        soon, or the worker would ask Redis again and again for what it may not take."""
+        pace, started_since = flying.pace, monotonic() - HAND_BACK_AFTER
+        if any(not pace.ahead(held.queue, slots) for held in tuple(flying.buffer)):
+            return 0
+        moving = free > 0 or any(
+            held.started_at > started_since and pace.ahead(held.queue, slots)
+            for held in tuple(flying.running.values())
+        )
+        return max(pace.ahead(queue, slots) for queue in self._channel.active_queues) if moving else 0
 
     def _wanted(self, flying: InFlight) -> list[tuple[str, int]]:
         """Queue keys with the most to take of each: highest priority first, queues in turn."""
         channel = self._channel
-        free, _, waiting = self._demand()
+        free, ahead, waiting = self._demand()
+        left = max(0, free - waiting)
         queues = channel._queue_cycle.consume(len(channel.active_queues))
         wanted, self._queues = [], []
         for step in channel.priority_steps:
             for queue in queues:
-                cap = max(0, free - waiting) + flying.pace.ahead(queue, channel.slots)
+                own = flying.pace.ahead(queue, channel.slots) if ahead else 0
+                # A slow queue's turn comes, too, while quick ones keep every slot busy.
+                cap = left + own if own else max(left, 1 if ahead else 0)
                 wanted.append((channel.queue_key(queue, step), cap))
                 self._queues.append(queue)
         return wanted

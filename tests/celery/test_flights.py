@@ -55,14 +55,16 @@ def clean(store: Store) -> object:
 
 
 def test_take_in_order_by_priority_and_cap(store: Store) -> None:
-    """Fields count up; what stays behind leaves a token; an emptied queue has none."""
+    """Fields count up; what stays behind leaves a token and keeps back lower priorities; an empty queue has none."""
     join(store, "w1")
     publish(store, b"a", b"b", b"c")
     publish(store, b"d", queue="q\x06\x163")
-    taken = store.run(flights.take(store.keys, "w1", 5, 10, [("q", 2), ("q\x06\x163", 1)], now=NOW))
-    assert taken == Taken([(6, 0, b"a"), (7, 0, b"b"), (8, 1, b"d")], 0, True)
+    keys = [("q", 2), ("q\x06\x163", 1)]
+    taken = store.run(flights.take(store.keys, "w1", 5, 10, keys, now=NOW))
+    assert taken == Taken([(6, 0, b"a"), (7, 0, b"b")], 0, True)
     assert store.client.llen(store.keys.token("q")) > 0
-    assert take(store, "w1", base=8) == Taken([(9, 0, b"c")], 0, False)
+    taken = store.run(flights.take(store.keys, "w1", 7, 10, keys, now=NOW))
+    assert taken == Taken([(8, 0, b"c"), (9, 1, b"d")], 0, False)
     assert store.client.llen(store.keys.token("q")) == 0
     assert store.run(flights.ack(store.keys, "w1", [6, 7, 8, 9])) == 4
     assert store.run(flights.ack(store.keys, "w1", [6])) == 0

@@ -34,9 +34,14 @@ local function admit(message)
   return true
 end
 
+-- Keys come by priority; while one of a higher priority keeps messages, none of a lower one is taken.
 local key, count, dropped, reply, left = flight .. incarnation, 0, 0, {0, 0}, 0
+local priority, kept_back = nil, false
 for i = 1, #queues, 2 do
   local queue_key, cap, length = queues[i], queues[i + 1], lengths[i]
+  local step = string.match(queue_key, '\6\22(%d+)$') or '0'
+  if step ~= priority and kept_back then break end
+  priority = step
   while length > 0 and cap > 0 and count < limit and dropped < 1000 do
     local message = redis.call('RPOP', queue_key)
     length = length - 1
@@ -50,6 +55,7 @@ for i = 1, #queues, 2 do
     end
   end
   lengths[i] = length
+  kept_back = kept_back or length > 0
 end
 
 -- One token for the next idle worker where messages stay behind; none where nothing is left.
