@@ -47,3 +47,16 @@ def test_a_message_whose_step_has_ended_does_not_run(bench: Any, stock: str, tmp
     assert bench.outcome("behind").result == "3"
     bench.wait_for(lambda: bench.store.client.hlen("unacked") == 0)
     assert log.read_text() == "x"
+
+
+def test_two_copies_of_a_message_run_once(bench: Any, stock: str, tmp_path: Path) -> None:
+    """The audit sends a step again that a worker holds in its memory: the second copy finds it running."""
+    log = tmp_path / "runs"
+    call = json.dumps([[2, str(log)], {}])
+    execution = bench.call("twice", "sleep", call, queue=stock)
+    bench.wait_for(lambda: "|r|stock-" in bench.open(execution)["1"])
+    step = bench.step("twice", execution, "sleep", call, queue=stock)
+    bench.store.client.lpush(step.queue_key, step.message)
+    assert bench.outcome("twice").result == '"slept"'
+    bench.wait_for(lambda: bench.store.client.hlen("unacked") == 0)
+    assert log.read_text() == "x"

@@ -59,6 +59,11 @@ def test_an_event_behind_a_window_item_is_applied_once(lab: Any) -> None:
 
 
 @pytest.mark.timeout(60)
+def refusals(client: Any) -> int:
+    """How often Redis answered with an error; 6.2 has none of its own for want of memory inside a script."""
+    return sum(found["count"] for found in client.info("errorstats").values())
+
+
 def test_a_turn_refused_by_a_full_redis_is_taken_again(lab: Any, caplog: Any) -> None:
     """Commit and release are both refused: the claim must not stay with a living orchestrator for ever."""
     client, full = lab.store.client, [True]
@@ -79,7 +84,8 @@ def test_a_turn_refused_by_a_full_redis_is_taken_again(lab: Any, caplog: Any) ->
         instance = lab.client.start(flow)
         lab.until(lambda: not full)
         lab.until(lambda: f"the turn of {instance} was refused" in caplog.text)
-        lab.until(lambda: "Redis refused" in caplog.text)
+        before = refusals(client)  # the log says it once; Redis counts the release and the beats too
+        lab.until(lambda: refusals(client) >= before + 3)
     finally:
         client.config_set("maxmemory", 0)
     lab.pump()
