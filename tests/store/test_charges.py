@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from celeriac.celery_app.store import FencedError, instances, turns
+from celeriac.celery_app.store import FencedError, audit, instances, turns
 from celeriac.celery_app.store.records import open_text
 from celeriac.orchestrations.history import EventRaised, ExecutionResumed, ExecutionSuspended, encode_event
 
@@ -126,3 +126,20 @@ def test_the_accused_is_claimed_alone_in_its_run_only(desk: Any) -> None:
     assert desk.claim_one().alone
     desk.store.run(instances.terminate(desk.keys, "a", now=desk.now))
     assert not desk.store.run(turns.accuse(desk.keys, "a", claimed.execution))
+
+
+def test_the_audit_leaves_alone_what_waits_for_a_resume(desk: Any) -> None:
+    """Though there are controls to be recorded: that would need its code."""
+    desk.start()
+    desk.step()
+    control(desk, instances.suspend)
+    assert release(desk, desk.claim_one(), charge=True, most=1)
+    for _ in range(3):
+        desk.store.run(audit.audit(desk.keys, now=desk.now))
+        desk.now += 600_000
+    assert desk.store.run(audit.mended(desk.keys)) == {}
+    assert desk.claim() == []
+    control(desk, instances.resume)
+    claimed = desk.claim_one()
+    assert len(claimed.controls) == 2
+    release(desk, claimed)

@@ -27,9 +27,10 @@ local function quarantine(id, reason)
   local r = redis.call('HMGET', inst .. id, 'status', 'suspended', 'created')
   redis.call('HSET', inst .. id, 'stage', '0')
   redis.call('ZREM', ready, id)
+  local event = not r[2] and redis.call('LLEN', hist .. id) > 0 and reason_text(15, reason) or ''
+  redis.call('HSET', inst .. id, 'held', event)
   if r[2] then return end
   redis.call('HSET', inst .. id, 'suspended', '1', 'status', 'Suspended', 'reason', reason, 'updated', now_s)
-  if redis.call('LLEN', hist .. id) > 0 then redis.call('HSET', inst .. id, 'held', reason_text(15, reason)) end
   index_status(id, r[1], 'Suspended', r[3])
 end
 
@@ -44,7 +45,7 @@ local function resume(id, reason)
   redis.call('HSET', inst .. id, 'status', status, 'reason', reason, 'updated', now_s)
   redis.call('HDEL', inst .. id, 'suspended', 'crashes', 'waiting', 'held') -- resumed: it may try again as often
   index_status(id, 'Suspended', status, r[3])
-  if r[5] then redis.call('RPUSH', control .. id, r[5]) end
+  if r[5] and r[5] ~= '' then redis.call('RPUSH', control .. id, r[5]) end
   if begun or r[1] == '2' then redis.call('RPUSH', control .. id, reason_text(16, reason)) end
   if has_work(id, false) then make_ready_now(id, r[1], r[4]) end
   return 1
