@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from celeriac.celery_app import embedded
-from celeriac.celery_app.store import Store
+from celeriac.celery_app.store import Store, flights, turns
 from celeriac.orchestrations import when_all
 
 
@@ -160,3 +160,16 @@ def test_redis_killed_and_restarted(lab: Any, tmp_path: Path) -> None:
         other.store.close()
     finally:
         server.stop()
+
+
+def test_a_process_that_joins_tries_what_others_wait_for(lab: Any) -> None:
+    @lab.orchestrator
+    async def plain(ctx: Any) -> int:
+        return 1
+
+    instance = lab.client.start(plain)
+    lab.store.run(flights.beat(lab.store.keys, "o1", 60_000, info="{}", join=True))
+    (claimed,) = lab.store.run(turns.claim(lab.store.keys, "o1", 0, 10))
+    lab.store.run(turns.release(lab.store.keys, instance, claimed.claim, 600_000, "not served here"))
+    lab.work()
+    assert lab.client.wait(instance, timeout=30).output == 1
