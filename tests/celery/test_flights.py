@@ -55,7 +55,7 @@ def clean(store: Store) -> object:
 
 
 def test_take_in_order_by_priority_and_cap(store: Store) -> None:
-    """Fields count up; what stays behind leaves a token and keeps back lower priorities; an empty queue has none."""
+    """Fields count up; what stays behind leaves a token, and keeps lower priorities back."""
     join(store, "w1")
     publish(store, b"a", b"b", b"c")
     publish(store, b"d", queue="q\x06\x163")
