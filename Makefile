@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help demo dev test check crash-sweep bench chaos chaos-transport recovery clean
+.PHONY: help demo dev test check crash-sweep bench chaos chaos-transport recovery redis-trouble clean
 help:
 	@echo "make demo   run the three shipped orchestrations on real input"
 	@echo "make dev    the same set-up, and stay up"
@@ -15,6 +15,7 @@ help:
 	@echo "make chaos  break everything for MINUTES=20 under SEED=1, then check that nothing was lost"
 	@echo "make chaos-transport KILLS=200 SEED=1   a counting task under attack, in each pool"
 	@echo "make recovery  how long work stands still when its process is killed, KILLS=20 times"
+	@echo "make redis-trouble SECONDS=60   Redis killed, away, silent, rolled back and failed over"
 	@echo "make clean  remove what the other targets made"
 
 $(STAMP): pyproject.toml
@@ -58,6 +59,9 @@ chaos-transport: $(STAMP)
 
 recovery: $(STAMP)
 	$(BIN)/python -m tests.chaos.recovery --kills $(or $(KILLS),20)
+
+redis-trouble: $(STAMP)
+	TROUBLE_SECONDS=$(or $(SECONDS),60) $(BIN)/pytest -s --timeout=600 tests/trouble
 
 clean:
 	rm -rf $(VENV) .celeriac build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -88,10 +88,10 @@ _MISSING: Final = object()
 _TRANSPORT_OPTIONS: Final[dict[str, Any]] = {
     "visibility_timeout": VISIBILITY_TIMEOUT,
     "unacked_restore_throttle": 1,
-    "socket_timeout": 30,
+    "socket_timeout": 10,
     "socket_connect_timeout": 5,
     "socket_keepalive": True,
-    "health_check_interval": 10,  # and a connection that is silent for so long is made anew
+    "health_check_interval": 5,  # a connection that is silent for twice as long is made anew
 }
 
 

@@ -69,9 +69,9 @@ def _options(url: str, **more: Any) -> dict[str, Any]:
         more["socket_keepalive"] = True
     return {
         "protocol": 2,
-        "socket_timeout": 15,
+        "socket_timeout": 10,
         "socket_connect_timeout": 5,
-        "health_check_interval": 20,
+        "health_check_interval": 10,
         "decode_responses": False,
         **more,
     }

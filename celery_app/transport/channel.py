@@ -30,6 +30,7 @@ from .envelope import due_time, read
 from .inflight import ROSTER, Held, InFlight
 from .intake import Intake, QoS, Watch, refusal
 from .prefetch import Pace
+from .watched import WatchedChannel
 
 __all__ = ["Channel"]
 
@@ -39,7 +40,7 @@ T = TypeVar("T")
 EARLY = 0.05  # a message due within so many seconds is not worth parking
 
 
-class Channel(kombu_redis.Channel):
+class Channel(WatchedChannel):
     """A channel that never has a message in memory only."""
 
     QoS = QoS
@@ -163,6 +164,8 @@ class Channel(kombu_redis.Channel):
             self.flying = flying
             for name in ("take", "ack", "promote"):  # later sent without a way to answer NOSCRIPT
                 self.plain.script_load(script(name).source)
+        if self.server_changed():
+            flying.abandon()  # it may hold in our name what we have long acknowledged
         if flying.incarnation is None or flying.unsettled:
             flying.settle(self.run)
         return flying
