@@ -71,7 +71,7 @@ def _commit(desk: Any) -> Call[Any]:
 
 def _release(desk: Any) -> Call[Any]:
     desk.start("a")
-    return turns.release(desk.keys, "a", desk.claim_one().claim, 1000, "later", desk.now)
+    return turns.release(desk.keys, "a", desk.claim_one().claim, 1000, "later", now=desk.now)
 
 
 def _hand_back(desk: Any) -> Call[Any]:
