@@ -3,7 +3,7 @@
 A connection error leaves open whether the call was applied. A call that says it is idempotent is sent
 again with jittered back-off; any other raises RedisUnavailableError at once, and its caller decides.
 redis-py's own retries are off, because they would repeat every command. A script Redis has
-forgotten (restart, failover, SCRIPT FLUSH) is sent again with its source, also inside a pipeline.
+forgotten (restart, failover, SCRIPT FLUSH) is loaded and called again, also inside a pipeline.
 """
 
 from __future__ import annotations
@@ -173,7 +173,8 @@ class Store:
         try:
             return self.client.execute_command(*call.words())
         except NoScriptError:
-            return self.client.execute_command(*call.words(source=True))
+            _, reply = self._pipeline([call.loading(), call.words()])
+            return _raised(reply)
 
     def run_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
         """Send calls in one pipeline; the answer to each, or (not raised) the error it was refused with.
@@ -196,8 +197,9 @@ class Store:
         replies = self._pipeline([call.words() for call in calls])
         forgotten = _forgotten(replies)
         if forgotten:
-            again = self._pipeline([calls[n].words(source=True) for n in forgotten])
-            for n, reply in zip(forgotten, again, strict=True):
+            some = [calls[n] for n in forgotten]
+            again = self._pipeline([*(c.loading() for c in some), *(c.words() for c in some)])
+            for n, reply in zip(forgotten, again[len(some) :], strict=True):
                 replies[n] = reply
         return replies
 
@@ -250,7 +252,8 @@ class AsyncStore:
         try:
             return await self.client.execute_command(*call.words())
         except NoScriptError:
-            return await self.client.execute_command(*call.words(source=True))
+            _, reply = await self._pipeline([call.loading(), call.words()])
+            return _raised(reply)
 
     async def run_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
         """Send calls in one pipeline; the answer to each, or (not raised) the error it was refused with.
@@ -273,8 +276,9 @@ class AsyncStore:
         replies = await self._pipeline([call.words() for call in calls])
         forgotten = _forgotten(replies)
         if forgotten:
-            again = await self._pipeline([calls[n].words(source=True) for n in forgotten])
-            for n, reply in zip(forgotten, again, strict=True):
+            some = [calls[n] for n in forgotten]
+            again = await self._pipeline([*(c.loading() for c in some), *(c.words() for c in some)])
+            for n, reply in zip(forgotten, again[len(some) :], strict=True):
                 replies[n] = reply
         return replies
 
@@ -297,6 +301,13 @@ class AsyncStore:
 
 def _forgotten(replies: Sequence[Any]) -> list[int]:
     return [n for n, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+
+
+def _raised(reply: Any) -> Any:
+    """The reply of a pipeline, raised if it is an error."""
+    if isinstance(reply, Exception):
+        raise reply
+    return reply
 
 
 def _outcomes(calls: Sequence[Call[Any]], replies: Sequence[Any], url: str) -> list[Any]:

@@ -66,13 +66,18 @@ class Call(Generic[T]):
     idempotent: bool = False
     script: Script | None = None
 
-    def words(self, *, source: bool = False) -> tuple[Any, ...]:
-        """The command to send; with `source` the form that also loads the script."""
+    def words(self) -> tuple[Any, ...]:
+        """The command to send."""
         if self.script is None:
             return self.args
-        if source:
-            return ("EVAL", self.script.source, *self.args)
         return ("EVALSHA", self.script.sha, *self.args)
+
+    def loading(self) -> tuple[Any, ...]:
+        """The command that makes Redis know the script, to be sent before `words`. No EVAL: our users of
+        Redis need not be allowed it.
+        """
+        assert self.script is not None
+        return ("SCRIPT", "LOAD", self.script.source)
 
 
 def command(

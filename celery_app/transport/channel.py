@@ -103,7 +103,8 @@ class Channel(WatchedChannel):
             try:
                 reply = self.plain.execute_command(*call.words())
             except NoScriptError:
-                reply = self.plain.execute_command(*call.words(source=True))
+                self.plain.execute_command(*call.loading())
+                reply = self.plain.execute_command(*call.words())
         except ResponseError as error:
             raise refusal(error) from error
         return call.decode(reply)
