@@ -45,6 +45,8 @@ class Process:
 
     def __init__(self, name: str) -> None:
         self.name, self.dead = name, False
+        self.paused = False  # it stands still, and so does its beat helper
+        self.helper = False  # a beat helper, which lives and dies with its worker
         self.store: GatedStore
 
     def step(self) -> bool:
@@ -86,11 +88,13 @@ class Worker(Process):
         super().__init__(name)
         self.store, self.app, self._settings, self._virtual = store, app, settings, virtual
         self.runtime = runtime_of(app)
+        self.runtime.emitter = Emitter(app, settings)
         self._most = most
         self.flying = InFlight(name, store.keys, round(settings.lease * 1000), Pace())
         self._channel = offline_connection(app).channel()
         self._pool = TaskPool(1, app=app)
         self._beat_at = 0.0
+        self.beats_itself = True  # else somebody else calls `beat`
 
     def step(self) -> bool:
         self.runtime._store, self.runtime._store_pid = (
@@ -102,7 +106,8 @@ class Worker(Process):
         try:
             if flying.incarnation is None or flying.unsettled:
                 flying.settle(self.store.send)
-            self._beat()
+            if self.beats_itself:
+                self.beat()
             self._take()
         except RedisConnectionError:
             self._reconnect()
@@ -129,16 +134,17 @@ class Worker(Process):
             self.flying.leave(self.store.send, ())
         InFlight.IDLE.pop(self.flying.name, None)
 
-    def _beat(self) -> None:
-        """What the beat helper does."""
+    def beat(self, store: GatedStore | None = None) -> None:
+        """What the beat helper does, over a connection of its own if it has one."""
+        run = (store or self.store).send
         if self._virtual.monotonic() < self._beat_at or self.flying.incarnation is None:
             return
         self._beat_at = self._virtual.monotonic() + self._settings.beat
         try:
-            self.store.send(flights.beat(self.store.keys, self.flying.incarnation, self.flying.lease))
+            run(flights.beat(self.store.keys, self.flying.incarnation, self.flying.lease))
         except FencedError:
             self.flying.abandon()
-        self.store.send(flights.sweep_flights(self.store.keys))
+        run(flights.sweep_flights(self.store.keys))
 
     def _take(self) -> None:
         """One write of the intake: acknowledgements, promotion, take."""

@@ -1,0 +1,254 @@
+"""Random programs whose result does not depend on the order in which things happen, and what they run on.
+
+A program is the JSON input of one orchestrator, which interprets it: activities that succeed, fail, or fail
+a few times first; timers, events, children, groups, maps, races (whose winner is not told),
+continue-as-new; and an ending: it completes, fails, or waits until it is cancelled or terminated. The
+expected result is that of `celeriac.orchestrations.testing` on the same program: one event after the
+other, nothing ever lost.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from datetime import timedelta
+from typing import Any
+
+from celeriac.activities import ActivityContext, ActivityRegistry, activity
+from celeriac.orchestrations import (
+    OrchestrationCancelledError,
+    RetryPolicy,
+    Task,
+    TaskFailedError,
+    testing,
+    when_all,
+    when_any,
+)
+from celeriac.orchestrations.registry import Registry, orchestrator
+
+REGISTRY, ACTIVITIES = Registry(), ActivityRegistry()
+EFFECTS: list[tuple[str, ...]] = []
+ATTEMPTS = 3
+NAMES = ("red", "green")
+
+flow: Any = orchestrator(registry=REGISTRY)
+act: Any = activity(registry=ACTIVITIES)
+
+
+class Flaky(Exception):
+    """Comes and goes."""
+
+
+class Sleeper:
+    """How an activity takes its time; a simulation puts its own clock here."""
+
+    sleep: Any = staticmethod(lambda seconds: None)
+
+
+def _did(context: ActivityContext, name: str, value: Any) -> None:
+    EFFECTS.append((context.instance_id, name, str(value), str(context.attempt)))
+
+
+@act
+def double(n: int, context: ActivityContext) -> int:
+    _did(context, "double", n)
+    return 2 * n
+
+
+@act
+def slow(n: int, context: ActivityContext) -> int:
+    _did(context, "slow", n)
+    Sleeper.sleep(n)
+    context.heartbeat()
+    return n
+
+
+@activity(registry=ACTIVITIES, retry=RetryPolicy(timedelta(seconds=1), ATTEMPTS, backoff_coefficient=2.0))
+def flaky(failures: int, context: ActivityContext) -> str:
+    _did(context, "flaky", failures)
+    if context.attempt <= failures:
+        raise Flaky(f"attempt {context.attempt} of {failures}")
+    return "at last"
+
+
+@act
+def pick(n: int, context: ActivityContext) -> int:
+    _did(context, "pick", n)
+    if n % 3 == 2:
+        raise ValueError(f"not {n}")
+    return n
+
+
+class Interpreter:
+    """Runs the statements of one program."""
+
+    def __init__(self, ctx: Any, log: list[Any]) -> None:
+        self.ctx, self.log, self.kept = ctx, log, list[Task[Any]]()
+
+    def make(self, task: list[Any]) -> Task[Any]:
+        """The task that a piece of data describes."""
+        ctx = self.ctx
+        match task:
+            case ["double", n]:
+                return ctx.call_activity(double, n)
+            case ["slow", n]:
+                return ctx.call_activity(slow, n)
+            case ["flaky", failures]:
+                return ctx.call_activity(flaky, failures)
+            case ["pick", n]:
+                return ctx.call_activity(pick, n)
+            case ["timer", seconds]:
+                return ctx.create_timer(timedelta(seconds=seconds))
+            case ["event", name]:
+                return ctx.wait_for_external_event(name)
+            case ["child", spec]:
+                return ctx.call_sub_orchestrator("program", spec)
+            case ["map", size, parallel]:
+                return ctx.map(pick, range(size), parallel or None, return_exceptions=True)
+            case ["all", parts]:
+                return when_all([self.make(part) for part in parts])
+            case ["race", first, second]:
+                return when_any([self.make(first), self.make(second)])
+        raise AssertionError(task)
+
+    async def wait(self, task: Task[Any], what: str) -> None:
+        try:
+            value = await task
+        except TaskFailedError as error:
+            value = ["failed", error.details.error_type]
+        if what == "race":
+            value = "raced"
+        if isinstance(value, list):
+            value = [type(v).__name__ if isinstance(v, Exception) else v for v in value]
+        self.log.append(value)
+
+    async def block(self, statements: list[Any]) -> None:
+        for statement in statements:
+            match statement:
+                case ["await", task]:
+                    await self.wait(self.make(task), task[0])
+                case ["keep", task]:
+                    self.kept.append(self.make(task))
+                case ["status", n]:
+                    self.ctx.set_custom_status(n)
+                case ["loop", times, block]:
+                    for _ in range(times):
+                        await self.block(block)
+                case _:
+                    raise AssertionError(statement)
+        for task in self.kept:
+            await self.wait(task, "kept")
+        self.kept = []
+
+
+@flow
+async def program(ctx: Any, spec: dict[str, Any]) -> Any:
+    """Interpret."""
+    run = Interpreter(ctx, list(spec["log"]))
+    try:
+        await run.block(spec["body"])
+        if spec["rounds"]:
+            ctx.continue_as_new({**spec, "rounds": spec["rounds"] - 1, "log": run.log})
+        if spec["ending"] in ("cancel", "terminate"):
+            await ctx.wait_for_external_event("never")
+    except OrchestrationCancelledError:
+        await ctx.call_activity(double, -1)  # compensation
+        raise
+    if spec["ending"] == "fail":
+        raise ValueError("as told")
+    return run.log
+
+
+class Maker:
+    """Makes random programs."""
+
+    def __init__(self, seed: int) -> None:
+        self.dice = random.Random(f"program {seed}")
+
+    def program(self) -> dict[str, Any]:
+        """A program to start."""
+        ending = self.dice.choice(["complete"] * 6 + ["fail", "cancel", "cancel", "terminate"])
+        rounds = self.dice.choice((0, 0, 0, 1, 2))
+        return {
+            "body": self._block(self.dice.randint(1, 5), 2),
+            "rounds": rounds,
+            "ending": ending,
+            "log": [],
+        }
+
+    def _block(self, size: int, depth: int) -> list[Any]:
+        return [self._statement(depth) for _ in range(size)]
+
+    def _statement(self, depth: int) -> list[Any]:
+        kind = self.dice.choice(("await", "await", "await", "keep", "status", "loop"))
+        if kind == "status":
+            return ["status", self.dice.randint(0, 9)]
+        if kind == "loop" and depth:
+            return ["loop", self.dice.randint(1, 2), self._block(2, 0)]
+        return ["keep" if kind == "keep" else "await", self._task(depth)]
+
+    def _task(self, depth: int) -> list[Any]:
+        kind = self.dice.choice(
+            ("double", "double", "slow", "flaky", "pick", "timer", "event", "map", "all", "race", "child")
+        )
+        if not depth and kind in ("all", "race", "child"):
+            kind = "double"
+        match kind:
+            case "flaky":
+                return ["flaky", self.dice.randint(0, ATTEMPTS)]
+            case "slow":
+                return ["slow", self.dice.choice((0, 1, 14))]
+            case "timer":
+                return ["timer", self.dice.randint(0, 20)]
+            case "event":
+                return ["event", self.dice.choice(NAMES)]
+            case "map":
+                return ["map", self.dice.randint(0, 6), self.dice.choice((0, 2))]
+            case "all":
+                return ["all", [self._task(depth - 1) for _ in range(self.dice.randint(0, 4))]]
+            case "race":
+                return ["race", ["slow", self.dice.randint(0, 3)], ["timer", self.dice.randint(0, 3)]]
+            case "child":
+                return ["child", self._child()]
+            case _:
+                return [kind, self.dice.randint(0, 9)]
+
+    def _child(self) -> dict[str, Any]:
+        body = [self._statement(0) for _ in range(self.dice.randint(0, 2))]
+        body = [s for s in body if s[0] == "status" or s[1][0] != "event"]
+        ending = self.dice.choice(("complete", "complete", "fail"))
+        return {"body": body, "rounds": self.dice.choice((0, 0, 1)), "ending": ending, "log": []}
+
+
+def events_of(spec: dict[str, Any]) -> list[str]:
+    """The names of the events that a program waits for, each as often as it does."""
+
+    def count(piece: Any) -> Counter[str]:
+        if not isinstance(piece, list) or not piece:
+            return Counter()
+        if piece[0] == "event":
+            return Counter({piece[1]: 1})
+        inner: Counter[str] = sum((count(part) for part in piece), Counter())
+        return Counter({k: n * piece[1] for k, n in inner.items()}) if piece[0] == "loop" else inner
+
+    needed = count(spec["body"])
+    return [name for name in NAMES for _ in range(needed[name] * (spec["rounds"] + 1))]
+
+
+def expected(spec: dict[str, Any], instance: str) -> testing.TestResult:
+    """What comes of a program when one thing happens after the other."""
+    hour = timedelta(hours=1)
+    happening = [testing.event(name, i, after=i * hour) for i, name in enumerate(events_of(spec))]
+    last = len(happening) * hour + timedelta(hours=5)
+    if spec["ending"] == "cancel":
+        happening.append(testing.cancel("enough", after=last))
+    elif spec["ending"] == "terminate":
+        happening.append(testing.terminate("enough", after=last))
+    return testing.run(
+        "program", spec, events=happening, registry=REGISTRY, activities=_plain(), instance_id=instance
+    )
+
+
+def _plain() -> dict[str, Any]:
+    """The activities themselves, which `testing` looks for elsewhere."""
+    return {name: ACTIVITIES.get(name) for name in ACTIVITIES.names()}

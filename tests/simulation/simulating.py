@@ -1,0 +1,369 @@
+"""One seed: a random program on two orchestrators, two workers and two clients, under random faults.
+
+The first client starts the program, raises its events, ends it if it is to be ended, and waits; the second
+suspends and resumes it, and looks on. In some seeds Redis comes back once with an older state, as
+after a crash that lost a tail: then every connection breaks, and the first client does all it did once more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import programs
+import redis
+from gated import GatedStore
+from judging import Residue, check_all, ends, leftovers, purge_all
+from processes import Orchestrator, Process, Worker
+from scheduling import Scheduler
+from virtual import Virtual
+
+from celeriac.celery_app.app import create_app
+from celeriac.celery_app.client.sync import Client
+from celeriac.celery_app.emission import Emitter
+from celeriac.celery_app.settings import Settings
+from celeriac.celery_app.store import Keys, Store
+from celeriac.celery_app.transport import inflight
+from celeriac.orchestrations.errors import (
+    InstanceEndedError,
+    InstanceExistsError,
+    InstanceNotFoundError,
+    RedisUnavailableError,
+)
+
+ENDED = ("Completed", "Failed", "Cancelled", "Terminated")
+ID = "main"
+
+
+@dataclass
+class Verdict:
+    """What came of a seed."""
+
+    seed: int
+    wrong: list[str]
+    struck: list[str]
+    commands: int
+    trace: list[str] = field(repr=False)
+    spec: dict[str, Any] = field(repr=False)
+
+    @property
+    def digest(self) -> str:
+        """The same for the same interleaving."""
+        return hashlib.sha256("\n".join(self.trace).encode()).hexdigest()[:16]
+
+    def __str__(self) -> str:
+        story = "\n  ".join([f"seed {self.seed}: make simulate SEED={self.seed}", *self.wrong])
+        return f"{story}\n  program: {json.dumps(self.spec)}\n  struck: {self.struck}"
+
+
+class Simulations:
+    """Runs seeds on one Redis database; what is dear to make is made once."""
+
+    def __init__(self, url: str, residue: Residue) -> None:
+        self.url, self.residue = url, residue
+        self.raw = redis.Redis.from_url(url)
+        self._apps: dict[tuple[Settings, int], Any] = {}
+
+    def app(self, settings: Settings, number: int) -> Any:
+        """A Celery app; every living worker has one to itself."""
+        if (settings, number) not in self._apps:
+            made = create_app(settings, registry=programs.ACTIVITIES, load=False)
+            self._apps[settings, number] = made
+        return self._apps[settings, number]
+
+    def run(self, seed: int) -> Verdict:
+        """One seed, judged."""
+        self.raw.flushdb()
+        programs.EFFECTS.clear()
+        return Simulation(self, seed).judged()
+
+    def close(self) -> None:
+        """Let go of Redis and the apps."""
+        self.raw.flushdb()
+        for app in self._apps.values():
+            app.close()
+        self.raw.close()
+
+
+class Simulation:
+    """A seed on its way."""
+
+    def __init__(self, home: Simulations, seed: int) -> None:
+        self.home, self.seed = home, seed
+        dice = random.Random(f"world {seed}")
+        self.settings = Settings(
+            redis_url=home.url, hub="sim", queue="simq", window=dice.choice((2, 500)),
+            cache_size=dice.choice((0, 1000)), aside_over=dice.choice((256, 64 * 1024)),
+        )  # fmt: skip
+        self.spec = programs.Maker(seed).program()
+        self.virtual = Virtual(seed)
+        faulty = dice.random() < 0.9
+        budget = dice.randint(1, 8) if faulty else 0
+        self.scheduler = Scheduler(self.virtual, seed, dice.choice((0.01, 0.03, 0.1)), budget)
+        self.rolls_back = dice.uniform(0.5, 30) if faulty and dice.random() < 0.2 else 0.0
+        self.dice = dice
+        self.keys = Keys(self.settings.hub)
+        self.look = Client(
+            settings=self.settings, registry=programs.REGISTRY, store=Store(home.raw, self.keys, home.url)
+        )
+        self.over = False
+        self.rolled_back = 0
+        self._numbers = itertools.count(1)
+
+    # --- the run ---
+
+    def judged(self) -> Verdict:
+        """Run it and compare it with the model."""
+        wrong: list[str] = []
+        programs.Sleeper.sleep = self.virtual_sleep
+        inflight._numbers = itertools.count(1)
+        with self.virtual.installed():
+            try:
+                self._play()
+            except Exception as error:  # noqa: BLE001  whatever happens in an actor is a verdict on the seed
+                wrong.append(f"{type(error).__name__}: {error}; at the end {ends(self.look)}")
+        programs.Sleeper.sleep = lambda seconds: None
+        effects = Counter(programs.EFFECTS)
+        if not wrong:
+            wrong = self._judge(effects)
+        scheduler = self.scheduler
+        return Verdict(self.seed, wrong, scheduler.struck, len(scheduler.trace), scheduler.trace, self.spec)
+
+    def virtual_sleep(self, seconds: float) -> None:
+        """What an activity does that takes its time."""
+        if seconds:
+            self.virtual.sleep(seconds)
+
+    def _play(self) -> None:
+        self._client("client", self._main)
+        self._client("meddler", self._meddle)
+        for number in (1, 2):
+            self._orchestrator(0.0)
+            self._worker(number, 0.0)
+        if self.rolls_back:
+            self.scheduler.spawn(Process("redis"), self._roll_back)
+        self.scheduler.run()
+        self._care()
+
+    def _name(self, kind: str) -> str:
+        return f"{kind}{next(self._numbers)}"
+
+    def _store(self, process: Process) -> GatedStore:
+        return GatedStore(self.home.raw, self.keys, self.home.url, self.virtual, self.scheduler, process)
+
+    def _mortal(
+        self, process: Process, main: Callable[[], None], again: Callable[[float], None]
+    ) -> Callable[[], None]:
+        """`main`, followed by a new process in its place when it was killed."""
+
+        def life() -> None:
+            try:
+                main()
+            finally:
+                if process.dead and self.scheduler.failure is None:
+                    again(self.dice.uniform(0, 3))
+
+        return life
+
+    def _orchestrator(self, after: float) -> None:
+        shell = Process(self._name("orchestrator"))
+        store = self._store(shell)
+        emitter = Emitter(self.home.app(self.settings, 0), self.settings)
+        names = list(programs.ACTIVITIES.names())
+        process = Orchestrator(shell.name, store, emitter, programs.REGISTRY, self.settings, names)
+        store._who = process
+
+        def main() -> None:
+            while not self.over:
+                if not process.step():
+                    self.virtual.sleep(0.002)
+            process.stop()
+
+        self.scheduler.spawn(process, self._mortal(process, main, self._orchestrator), after)
+
+    def _worker(self, number: int, after: float) -> None:
+        shell = Process(self._name("worker"))
+        store = self._store(shell)
+        app = self.home.app(self.settings, number)
+        process = Worker(
+            shell.name, store, app, self.settings, self.virtual, most=self.dice.choice((1, 2, 4))
+        )
+        process.beats_itself = False
+        store._who = process
+
+        def main() -> None:
+            self._helper(process)
+            while not self.over:
+                if not process.step():
+                    self.virtual.sleep(self.dice.uniform(0.02, 0.5))
+            process.stop()
+
+        self.scheduler.spawn(
+            process, self._mortal(process, main, lambda after: self._worker(number, after)), after
+        )
+
+    def _helper(self, worker: Worker) -> None:
+        """The beat helper: it dies with its worker, and stands still with it."""
+        shell = Process(self._name("helper"))
+        shell.helper = True
+        store = self._store(shell)
+
+        def main() -> None:
+            while not worker.dead and not self.over:
+                if not worker.paused:
+                    with contextlib.suppress(redis.ConnectionError):
+                        worker.beat(store)
+                self.virtual.sleep(self.settings.beat)
+
+        self.scheduler.spawn(shell, main)
+
+    # --- clients ---
+
+    def _client(self, name: str, script: Callable[[Client], None], after: float = 0.0) -> None:
+        process = Process(self._name(name))
+        client = Client(settings=self.settings, registry=programs.REGISTRY, store=self._store(process))
+        again = lambda later: self._client(name, script, later)  # noqa: E731  a new client does it all again
+        self.scheduler.spawn(process, self._mortal(process, lambda: script(client), again), after)
+
+    def _main(self, client: Client) -> None:
+        done = -1
+        while done != self.rolled_back:
+            done = self.rolled_back
+            self._ask(lambda: client.start("program", self.spec, instance_id=ID, idempotency_key="once"))
+            for number, name in enumerate(programs.events_of(self.spec)):
+                self.virtual.sleep(self.dice.uniform(0, 4))
+                self._ask(lambda n=number, e=name: client.raise_event(ID, e, n, dedup_key=str(n)))
+            if self.spec["ending"] in ("cancel", "terminate"):
+                self.virtual.sleep(self.dice.choice((0.01, 1, 10, 60)))
+                self._ask(lambda: getattr(client, self.spec["ending"])(ID, "enough"))
+            while done == self.rolled_back and not self._has_ended(client):
+                self.virtual.sleep(1)
+                if self.virtual.ms % 7 == 0:
+                    self._ask(lambda: client.resume(ID))
+        self.scheduler.budget, self.over = 0, True
+
+    def _has_ended(self, client: Client) -> bool:
+        with self._known():
+            return all(state.status in ENDED for state in client.iterate())
+        return False
+
+    def _meddle(self, client: Client) -> None:
+        for _ in range(self.dice.randint(0, 4)):
+            self.virtual.sleep(self.dice.uniform(0, 8))
+            if self.over:
+                return
+            verb = self.dice.choice((client.suspend, client.get, client.progress, client.history))
+            self._ask(lambda v=verb: v(ID))
+            if verb == client.suspend:
+                self.virtual.sleep(self.dice.uniform(0, 15))
+                self._ask(lambda: client.resume(ID))
+
+    @contextlib.contextmanager
+    def _known(self) -> Iterator[None]:
+        """What may be refused: it was done before, or is over."""
+        with contextlib.suppress(
+            InstanceEndedError, InstanceNotFoundError, InstanceExistsError, RedisUnavailableError
+        ):
+            yield
+
+    def _ask(self, what: Callable[[], object]) -> None:
+        """Ask until it is known to have been applied."""
+        with contextlib.suppress(InstanceEndedError, InstanceNotFoundError, InstanceExistsError):
+            while True:
+                with contextlib.suppress(RedisUnavailableError):
+                    what()
+                    return
+                self.virtual.sleep(0.5)
+
+    # --- Redis loses a tail ---
+
+    def _roll_back(self) -> None:
+        raw: Any = self.home.raw
+        self.virtual.sleep(self.rolls_back)
+        kept = [(key, raw.dump(key), raw.pttl(key)) for key in sorted(raw.keys("*"))]
+        self.virtual.sleep(self.dice.uniform(0.001, 2))
+        if self.over:
+            return
+        raw.flushdb()
+        for key, value, life in kept:
+            raw.restore(key, max(0, life), value)
+        self.rolled_back += 1
+        self.scheduler.trace.append(f"redis rolled back to {len(kept)} keys")
+        self.scheduler.struck.append(self.scheduler.trace[-1])
+        self.scheduler.cut |= {actor.name for actor in self.scheduler.actors}
+
+    # --- the end ---
+
+    def _care(self) -> None:
+        """A last orchestrator sweeps until nothing of the dead is left."""
+        process = Process("caretaker")
+        store = self._store(process)
+        emitter = Emitter(self.home.app(self.settings, 0), self.settings)
+        names = list(programs.ACTIVITIES.names())
+        last = Orchestrator("caretaker", store, emitter, programs.REGISTRY, self.settings, names)
+        worker = Worker("cleaner", store, self.home.app(self.settings, 1), self.settings, self.virtual)
+        raw: Any = self.home.raw
+        last.step()
+        for _ in range(200):
+            last.step()
+            worker.step()
+            self.virtual.advance(0.3)
+            if raw.zcard(self.keys.beats) <= 2 and not raw.llen(self.keys.closing):
+                break
+        worker.stop()
+        last.stop()
+
+    def _judge(self, effects: Counter[Any]) -> list[str]:
+        model = programs.expected(self.spec, ID)
+        found = ends(self.look)
+        wrong: list[str] = []
+        wanted = {i: self._short(r) for i, r in {ID: model, **model.instances}.items()}
+        stopped = self.spec["ending"] in ("cancel", "terminate")
+        for instance, want in wanted.items():
+            have = found.get(instance, ("", "missing", "", None))
+            if stopped:
+                if instance == ID and have[1] != want[0]:
+                    wrong.append(f"{instance} is {have[1]} instead of {want[0]}")
+            elif (have[1], have[2], have[3] and have[3][0]) != want:
+                wrong.append(f"{instance} is {have} instead of {want}")
+        wrong += [] if stopped else self._effects(Counter(self._model_effects(model)), effects)
+        wrong += [f"{i} has not ended: {end}" for i, end in found.items() if end[1] not in ENDED]
+        wrong += check_all(self.look, programs.REGISTRY)
+        wrong += self.home.residue(self.look._store)
+        purge_all(self.look)
+        return wrong + leftovers(self.look._store)
+
+    @staticmethod
+    def _short(result: Any) -> tuple[Any, ...]:
+        output = result.output if result.status == "Completed" else None
+        return (result.status, repr(output), result.failure.error_type if result.failure else None)
+
+    @staticmethod
+    def _model_effects(model: Any) -> Iterator[tuple[str, str, int]]:
+        for call in model.calls:
+            yield (call.instance_id, call.name, call.attempt)
+
+    def _effects(self, expected: Counter[Any], effects: Counter[Any]) -> list[str]:
+        """Everything was done; and when no worker died or stood still, nothing twice."""
+        done: Counter[Any] = Counter()
+        for (instance, name, _, attempt), times in effects.items():
+            done[instance, name, int(attempt)] += times
+        surely = {
+            key: n for key, n in expected.items() if key[1] != "slow"
+        }  # one that lost a race may not run
+        wrong = [f"{key} was done {done[key]} times, not {n}" for key, n in surely.items() if done[key] < n]
+        harmless = not any("worker" in s and ("dies" in s or "pauses" in s) for s in self.scheduler.struck)
+        if harmless and not self.rolled_back:
+            wrong += [
+                f"{key} was done {n} times"
+                for key, n in done.items()
+                if n > expected[key] and key[1] != "slow"
+            ]
+        return wrong
