@@ -16,7 +16,7 @@ from simulating import Simulations
 
 SEED = os.environ.get("SEED")
 SEEDS = int(os.environ.get("SEEDS") or 0)
-SHORT = 45.0  # seconds that the short form takes
+SHORT = 40.0  # seconds that the short form takes
 LEAST = 20  # seeds, however slow the machine
 
 ELSEWHERE = """
@@ -38,6 +38,8 @@ def test_random_programs_end_as_the_model_says(simulations: Simulations) -> None
         if verdict.wrong:
             wrong.append(str(verdict))
             print(verdict, flush=True)
+        if ran % 50 == 0:
+            print(f"{ran} seeds, {commands} commands, {strikes} faults, {len(wrong)} wrong", flush=True)
         if SEED:
             print("\n".join(verdict.trace))
         if not (SEED or SEEDS) and ran >= LEAST and time.monotonic() - began > SHORT:
