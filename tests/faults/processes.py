@@ -143,7 +143,8 @@ class Worker(Process):
         try:
             run(flights.beat(self.store.keys, self.flying.incarnation, self.flying.lease))
         except FencedError:
-            self.flying.abandon()
+            if store is None:  # a helper has no access to the worker's memory: the next take tells it
+                self.flying.abandon()
         run(flights.sweep_flights(self.store.keys))
 
     def _take(self) -> None:

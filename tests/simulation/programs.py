@@ -79,6 +79,15 @@ def pick(n: int, context: ActivityContext) -> int:
     return n
 
 
+def _shown(value: Any) -> Any:
+    """A result as JSON, without telling which task won a race."""
+    if isinstance(value, list):
+        return [_shown(each) for each in value]
+    if isinstance(value, Task):
+        return "raced"
+    return type(value).__name__ if isinstance(value, Exception) else value
+
+
 class Interpreter:
     """Runs the statements of one program."""
 
@@ -111,22 +120,18 @@ class Interpreter:
                 return when_any([self.make(first), self.make(second)])
         raise AssertionError(task)
 
-    async def wait(self, task: Task[Any], what: str) -> None:
+    async def wait(self, task: Task[Any]) -> None:
         try:
             value = await task
         except TaskFailedError as error:
             value = ["failed", error.details.error_type]
-        if what == "race":
-            value = "raced"
-        if isinstance(value, list):
-            value = [type(v).__name__ if isinstance(v, Exception) else v for v in value]
-        self.log.append(value)
+        self.log.append(_shown(value))
 
     async def block(self, statements: list[Any]) -> None:
         for statement in statements:
             match statement:
                 case ["await", task]:
-                    await self.wait(self.make(task), task[0])
+                    await self.wait(self.make(task))
                 case ["keep", task]:
                     self.kept.append(self.make(task))
                 case ["status", n]:
@@ -137,7 +142,7 @@ class Interpreter:
                 case _:
                     raise AssertionError(statement)
         for task in self.kept:
-            await self.wait(task, "kept")
+            await self.wait(task)
         self.kept = []
 
 

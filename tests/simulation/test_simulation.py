@@ -16,7 +16,7 @@ from simulating import Simulations
 
 SEED = os.environ.get("SEED")
 SEEDS = int(os.environ.get("SEEDS") or 0)
-SHORT = 40.0  # seconds that the short form takes
+SHORT = 30.0  # seconds that the short form takes
 LEAST = 20  # seeds, however slow the machine
 
 ELSEWHERE = """
