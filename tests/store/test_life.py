@@ -200,6 +200,16 @@ def test_an_event_is_delivered_once_per_dedup_key(desk: Any) -> None:
     assert len(desk.inbox()) == 3
 
 
+def test_an_event_sent_again_after_it_ended_the_instance_was_still_delivered(desk: Any) -> None:
+    """The reply was lost, and the instance took the event and ended before the second try."""
+    desk.start()
+    assert raise_event(desk, dedup_key="k1")
+    desk.end()
+    assert not raise_event(desk, dedup_key="k1")
+    with pytest.raises(InstanceEndedError):
+        raise_event(desk, dedup_key="k2")
+
+
 def test_an_idempotency_key_starts_once_whatever_the_id(desk: Any) -> None:
     first = desk.start("a", idempotency_key="order 1")
     second = desk.start("b", idempotency_key="order 1")

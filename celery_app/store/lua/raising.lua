@@ -8,8 +8,9 @@ local INBOX_LIMIT = 100000
 local function raise()
   local r = redis.call('HMGET', inst .. instance, 'status', 'execution', 'stage', 'suspended', 'delayed')
   if not r[1] then return redis.error_reply('NOTFOUND no instance has the id ' .. instance) end
-  if ENDED[r[1]] then return redis.error_reply('ENDED instance ' .. instance .. ' has ended: ' .. r[1]) end
+  -- Asked first: sent again after a lost reply, the event may be what ended the instance.
   if dedup_key ~= '' and redis.call('SISMEMBER', dedup .. instance, dedup_key) == 1 then return 0 end
+  if ENDED[r[1]] then return redis.error_reply('ENDED instance ' .. instance .. ' has ended: ' .. r[1]) end
   if redis.call('LLEN', inbox .. instance) >= INBOX_LIMIT then
     return redis.error_reply('LIMIT instance ' .. instance .. ' has ' .. INBOX_LIMIT .. ' events it has not taken')
   end
