@@ -51,7 +51,7 @@ def check_work(evidence: Evidence) -> Iterator[Finding]:
         expected.update(ids)
         for id in ids:
             yield from _check_instance(evidence, work, id)
-    purged = {f"w{number}" for number in tried if case(evidence.facts.seed, number).purged}
+    purged = {work.id for number in tried if (work := case(evidence.facts.seed, number)).cuts_children_off}
     yield from _check_others(evidence, expected, purged)
 
 
@@ -122,7 +122,7 @@ def _check_others(evidence: Evidence, expected: set[str], purged: set[str]) -> I
         if id in expected:
             continue
         parent = record.get("parent", "")
-        if parent not in evidence.records and (parent not in purged or record["name"] != "chaos_forever"):
+        if parent not in evidence.records and parent not in purged:
             yield Finding("ghost", id, f"a {record['name']} that nobody started")
         elif record["status"] not in FINAL:
             yield Finding("stuck", id, f"child of {record['parent']}: {_shown(record)}")

@@ -116,7 +116,7 @@ class Hand:
             self.surprises.append(f"{member.name} (pid {member.pid}) did not stop within {STOP_SECONDS:g} s")
             signal_all([member.pid], signal.SIGKILL)
             member.process.wait()
-        elif member.process.returncode:
+        elif member.process.returncode and not member.young:
             code = member.process.returncode
             self.surprises.append(f"{member.name} (pid {member.pid}) stopped with {code}; see its log")
         member.stop_by, member.killed = 0.0, True

@@ -52,6 +52,11 @@ class Member:
         return self.process.pid
 
     @property
+    def young(self) -> bool:
+        """Whether it may be starting still: then SIGTERM simply ends it."""
+        return time.monotonic() - self.started < 15 and self.process.returncode == -signal.SIGTERM
+
+    @property
     def is_up(self) -> bool:
         """Whether it runs and nothing is being done to it."""
         return self.alive and not self.paused and not self.killed and not self.stop_by

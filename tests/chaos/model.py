@@ -45,6 +45,11 @@ class Case:
     is_message: bool = False
 
     @property
+    def cuts_children_off(self) -> bool:
+        """Whether it is purged when it has just ended by force, so that its children may still run."""
+        return self.purged and self.status in ("Cancelled", "Terminated")
+
+    @property
     def purged(self) -> bool:
         """Whether the client removes it when it has ended."""
         return bool(self.actions) and self.actions[-1].verb == "purge"
