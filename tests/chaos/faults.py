@@ -180,7 +180,9 @@ class Hand:
         if not chosen:
             return None
         # Written before the deed: whatever it causes comes later.
-        done = {"victim": member.name, "pids": chosen, "from": time.time(), "until": time.time()}
+        # Without its helper the worker's own lease may lapse before another helper has started.
+        hit = [*chosen, member.pid] if fault.kind == "kill beat" else chosen
+        done = {"victim": member.name, "pids": hit, "from": time.time(), "until": time.time()}
         if member.pid in chosen:
             member.killed = True
             self._later(fault.seconds, lambda: self._fleet.restart(member.name))
