@@ -127,7 +127,9 @@ class Hand:
         young = member.started > self._redis_was_away - 60
         away = self._redis_down or (self._redis_was_away > member.started)
         member.killed = True
-        if not (young and away):
+        # One that was stopped for longer than a turn may last ends itself when it goes on, as it should.
+        paused = member.name.startswith("orchestrator") and time.monotonic() - member.resumed < 5
+        if not (young and away) and not paused:
             code = member.process.returncode
             self.surprises.append(
                 f"{member.name} (pid {member.pid}) ended by itself with {code}; see its log"
@@ -203,7 +205,7 @@ class Hand:
 
         def go_on() -> None:
             if member.pid == pid:
-                member.paused = False
+                member.paused, member.resumed = False, time.monotonic()
             signal_all(chosen, signal.SIGCONT)
 
         member.paused = True
@@ -215,7 +217,8 @@ class Hand:
     def _cut(self, fault: Fault, member: Member | None) -> dict[str, Any] | None:
         if self._redis_down:
             return None
-        pids = [] if member is None else [member.pid, *descendants(member.pid)]
+        members = list(self._fleet.members.values()) if member is None else [member]
+        pids = [pid for each in members for pid in (each.pid, *descendants(each.pid))]
         ports = ports_of(pids)
         now = time.time()
         with redis.Redis.from_url(self._fleet.redis.url, socket_timeout=5) as client:

@@ -44,6 +44,7 @@ class Member:
     pids: list[int] = field(default_factory=list)  # every main process there was
     killed: bool = False  # by us: its death is no surprise
     paused: bool = False
+    resumed: float = 0.0  # monotonic: when it was last let go on
     stop_by: float = 0.0  # monotonic: it was asked to stop, and must have by then
 
     @property
