@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, TypeVar
@@ -46,6 +47,8 @@ T = TypeVar("T")
 TRIES = 6
 FIRST_PAUSE = 0.05
 MAX_PAUSE = 2.0
+AT_ONCE = 256  # calls under way in one store; the next one waits
+SPARE = 8  # connections beside those of calls, for subscriptions
 
 _LOST = (RedisConnectionError, RedisTimeoutError, OSError)
 
@@ -141,21 +144,32 @@ def _info_field(connection: Any, name: str) -> str:
 
 
 class Store:
-    """Blocking access. Safe to share between threads (each call takes a connection of the pool)."""
+    """Blocking access. Safe to share between threads: each call takes a connection of the pool, and waits
+    while others use them all (redis-py would raise, as if Redis were gone).
+    """
 
-    def __init__(self, client: redis.Redis, keys: Keys, url: str, origin: Origin | None = None) -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        keys: Keys,
+        url: str,
+        origin: Origin | None = None,
+        at_once: int = AT_ONCE,
+    ) -> None:
         # Any: redis-py types every reply as a union of what both colours and protocols may return.
         self.client: Any = client
         self.keys, self.url = keys, url
         self.origin = origin or Origin()
+        self._room = threading.Semaphore(at_once)
 
     @classmethod
-    def connect(cls, settings: HasAddress, *, max_connections: int = 256) -> Store:
+    def connect(cls, settings: HasAddress, *, at_once: int = AT_ONCE) -> Store:
         """A store for these settings. Nothing is sent yet: `check_server` is the first call to make."""
         origin = Origin()
-        options = _options(settings.redis_url, max_connections=max_connections, retry=Retry(NoBackoff(), 0))
+        most = at_once + SPARE
+        options = _options(settings.redis_url, max_connections=most, retry=Retry(NoBackoff(), 0))
         client = connecting.client(settings.redis_url, redis_connect_func=origin.connected, **options)
-        return cls(client, Keys(settings.hub), settings.redis_url, origin)
+        return cls(client, Keys(settings.hub), settings.redis_url, origin, at_once)
 
     def run(self, call: Call[T]) -> T:
         """Send one call and read its reply; raises what it was refused with."""
@@ -171,7 +185,8 @@ class Store:
 
     def _send(self, call: Call[Any]) -> Any:
         try:
-            return self.client.execute_command(*call.words())
+            with self._room:
+                return self.client.execute_command(*call.words())
         except NoScriptError:
             _, reply = self._pipeline([call.loading(), call.words()])
             return _raised(reply)
@@ -204,7 +219,7 @@ class Store:
         return replies
 
     def _pipeline(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        with self.client.pipeline(transaction=False) as pipe:
+        with self._room, self.client.pipeline(transaction=False) as pipe:
             for words in commands:
                 pipe.execute_command(*words)
             return pipe.execute(raise_on_error=False)
@@ -224,17 +239,18 @@ class Store:
 class AsyncStore:
     """The same, awaited."""
 
-    def __init__(self, client: redis.asyncio.Redis, keys: Keys, url: str) -> None:
+    def __init__(self, client: redis.asyncio.Redis, keys: Keys, url: str, at_once: int = AT_ONCE) -> None:
         self.client: Any = client
         self.keys, self.url = keys, url
+        self._room = asyncio.Semaphore(at_once)
 
     @classmethod
-    def connect(cls, settings: HasAddress, *, max_connections: int = 256) -> AsyncStore:
+    def connect(cls, settings: HasAddress, *, at_once: int = AT_ONCE) -> AsyncStore:
         """A store for these settings. Nothing is sent yet: `check_server` is the first call to make."""
         retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
-        options = _options(settings.redis_url, max_connections=max_connections, retry=retry)
+        options = _options(settings.redis_url, max_connections=at_once + SPARE, retry=retry)
         client = connecting.async_client(settings.redis_url, **options)
-        return cls(client, Keys(settings.hub), settings.redis_url)
+        return cls(client, Keys(settings.hub), settings.redis_url, at_once)
 
     async def run(self, call: Call[T]) -> T:
         """Send one call and read its reply; raises what it was refused with."""
@@ -250,7 +266,8 @@ class AsyncStore:
 
     async def _send(self, call: Call[Any]) -> Any:
         try:
-            return await self.client.execute_command(*call.words())
+            async with self._room:
+                return await self.client.execute_command(*call.words())
         except NoScriptError:
             _, reply = await self._pipeline([call.loading(), call.words()])
             return _raised(reply)
@@ -283,7 +300,7 @@ class AsyncStore:
         return replies
 
     async def _pipeline(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        async with self.client.pipeline(transaction=False) as pipe:
+        async with self._room, self.client.pipeline(transaction=False) as pipe:
             for words in commands:
                 pipe.execute_command(*words)
             return await pipe.execute(raise_on_error=False)

@@ -117,7 +117,7 @@ def main() -> None:
         return
     first = json.loads(lines[0])
     settings = Settings(**{**first["settings"], "apps": tuple(first["settings"]["apps"])})
-    with Store.connect(settings, max_connections=2) as store:
+    with Store.connect(settings, at_once=2) as store:
         beat = Beat(store, settings, first["worker"], first["info"])
         _follow(beat, lines[1:], settings.beat)
         beat.give_up()
