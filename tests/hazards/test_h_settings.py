@@ -33,7 +33,7 @@ SETTINGS: dict[str, tuple[str, Any, Any]] = {
 OPTIONS: dict[str, tuple[str, Any, Any]] = {
     "h10": ("visibility_timeout", 3600, imposed.VISIBILITY_TIMEOUT),
     "h13": ("unacked_restore_throttle", 10, 1),
-    "h18": ("socket_timeout", None, 30),
+    "h18": ("socket_timeout", None, 10),
 }
 
 
