@@ -112,8 +112,9 @@ def test_no_celery_key_comes_from_an_activity(bench: Any, backend: Backend) -> N
     backend.set_chord_size(task_id.rpartition(":1:")[0], 3)
     backend.store_result(task_id, 1, "SUCCESS", request=request)
     backend.mark_as_done(task_id, "3", request)
-    assert list(bench.store.client.scan_iter("celery-task*")) == []
-    assert list(bench.store.client.scan_iter("chord*")) == []
+    execution = task_id.split(":")[0]
+    found = list(bench.store.client.scan_iter(f"*{execution}*", count=1000))
+    assert [key for key in found if not key.startswith(bench.store.keys.hub.encode())] == []
 
 
 @pytest.mark.filterwarnings("ignore:Call to deprecated setex")  # Celery's own

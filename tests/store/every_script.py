@@ -8,10 +8,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from celeriac.celery_app.store import Call, Store, flights, instances, payloads, queues, steps, turns, views
+import audit_desk
+
+from celeriac.celery_app.store import (
+    Call,
+    Store,
+    audit,
+    flights,
+    instances,
+    payloads,
+    queues,
+    steps,
+    turns,
+    views,
+)
 from celeriac.celery_app.store.records import OpenedStep, Query, open_text
 from celeriac.celery_app.store.server import note_schema
-from celeriac.orchestrations.history import EventRaised, TaskCompleted, TaskScheduled
+from celeriac.orchestrations.history import EventRaised, TaskCompleted, TaskScheduled, TimerCreated
 
 Scene = Callable[[Any], Call[Any]]
 
@@ -90,6 +103,41 @@ def _sweep(desk: Any) -> Call[Any]:
     desk.claim(incarnation="o2")
     desk.store.client.zadd(desk.keys.beats, {"o2": desk.now - 1})
     return turns.sweep(desk.keys, now=desk.now)
+
+
+def _rouse(desk: Any) -> Call[Any]:
+    """An instance that was handed back to wait is tried now."""
+    desk.store.run(_release(desk))
+    return turns.rouse(desk.keys, now=desk.now)
+
+
+def _audit(desk: Any) -> Call[Any]:
+    """An instance that the list of the ready ones lost."""
+    desk.start("a")
+    desk.store.client.delete(desk.keys.ready)
+    return audit.audit(desk.keys, now=desk.now)
+
+
+def _resend(desk: Any) -> Call[Any]:
+    """A step whose queue was emptied."""
+    claimed = audit_desk.running(desk, 1)
+    desk.store.client.delete(desk.queue)
+    (suspect,) = audit_desk.look(desk).suspects
+    return audit.resend(desk.keys, suspect, desk.queue, audit_desk.message(claimed, 1), desk.now)
+
+
+def _retime(desk: Any) -> Call[Any]:
+    """A timer that the list of timers lost."""
+    desk.start("a")
+    desk.step(events=[TimerCreated(seq=1, due=desk.now + 500)], timers=[(1, desk.now + 500)])
+    desk.store.client.delete(desk.keys.timers)
+    (suspect,) = audit_desk.look(desk).suspects
+    return audit.retime(desk.keys, suspect, desk.now + 500)
+
+
+def _begin(desk: Any) -> Call[Any]:
+    execution = running(desk).execution
+    return flights.begin(desk.keys, execution, 1, 1, "token", again=False, now=desk.now)
 
 
 def _complete(desk: Any) -> Call[Any]:
@@ -177,8 +225,14 @@ SCENES: dict[str, Scene] = {
     "hand_back": _hand_back,
     "fire_timers": _fire_timers,
     "sweep": _sweep,
+    "rouse": _rouse,
+    "accuse": lambda d: turns.accuse(d.keys, "a", d.start("a").execution),
+    "audit": _audit,
+    "resend": _resend,
+    "retime": _retime,
     "complete": _complete,
     "retry": _retry,
+    "begin": _begin,
     "arm": _arm,
     "stage": _stage,
     "take": _take,
