@@ -33,6 +33,7 @@ from celeriac.orchestrations.history import ActivityOptions
 
 from .messages import JOIN_TASK, STEP_HEADER, STEP_META_HEADER, GroupRef, Notes, StepHeader
 from .settings import Settings
+from .signing import SIGN_HEADER, sign
 
 __all__ = ["ARGS_REPR", "KWARGS_REPR", "EmissionError", "Emitter", "OfflineTransport", "chord_signature"]
 
@@ -153,6 +154,7 @@ class Emitter:
     def __init__(self, app: Celery, settings: Settings) -> None:
         self._app = app
         self._default_queue = settings.queue
+        self._key = settings.signing_key.encode()
         self._templates: dict[tuple[str, str, int, int, bool], _Template] = {}
         self._tags = count()
         self._pid, self._origin = 0, ""
@@ -185,7 +187,8 @@ class Emitter:
             values["group"] = quoted(group.id)
             values["index"] = str(group.index)
         values["body"] = quoted(template.encode(template.body.fill(values)))
-        return template.key, template.envelope.fill(values).encode("ascii")
+        message = template.envelope.fill(values).encode("ascii")
+        return template.key, sign(self._key, message) if self._key else message
 
     def queue_for(self, name: str, options: ActivityOptions) -> str:
         """Where an activity goes: its options' queue, else its own, else the default."""
@@ -224,6 +227,7 @@ class Emitter:
         self, name: str, queue: str, priority: int, timeout: int, grouped: bool
     ) -> tuple[OfflineChannel, str, str]:
         app, limit = self._app, timeout / 1000
+        signature = {SIGN_HEADER: ""} if self._key else {}
         message = app.amqp.as_task_v2(
             _mark("id"),
             name,
@@ -250,7 +254,7 @@ class Emitter:
                 priority=priority,
                 declare=(),
                 retry=False,
-                headers={STEP_HEADER: _mark("step"), STEP_META_HEADER: _mark("meta")},
+                headers={STEP_HEADER: _mark("step"), STEP_META_HEADER: _mark("meta"), **signature},
             )
             if len(channel.pushed) != 1:
                 raise EmissionError(

@@ -18,7 +18,7 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
@@ -63,10 +63,16 @@ class Settings:
     max_depth: int = 100  # sub-orchestrations within each other
     cache_size: int = 1000  # live executions an orchestrator keeps
     transport: str = "celeriac"  # or "stock": kombu's own Redis transport
+    signing_key: str = field(default="", repr=False)  # workers run only messages signed with it; empty: any
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            _CHECKS[field.name](getattr(self, field.name), f"Settings({field.name}=...)")
+        for each in fields(self):
+            _CHECKS[each.name](getattr(self, each.name), f"Settings({each.name}=...)")
+        if self.signing_key and self.transport == "stock":
+            raise InvalidArgumentError(
+                "the transport stock cannot check signatures: use the transport celeriac, "
+                "or remove CELERIAC_SIGNING_KEY"
+            )
         if self.lease < 2 * self.beat:
             raise InvalidArgumentError(
                 f"lease ({self.lease:g} s) must be at least twice the beat ({self.beat:g} s), "
@@ -144,10 +150,10 @@ class Settings:
     def environment(self) -> dict[str, str]:
         """The variables that make a child process load exactly these settings."""
         return {
-            _variable(field.name): ",".join(value)
-            if isinstance(value := getattr(self, field.name), tuple)
+            _variable(each.name): ",".join(value)
+            if isinstance(value := getattr(self, each.name), tuple)
             else str(value)
-            for field in fields(self)
+            for each in fields(self)
         }
 
     def with_apps(self, *modules: str) -> Settings:
@@ -239,6 +245,15 @@ def _check_transport(value: Any, where: str) -> str:
     return value
 
 
+def _check_key(value: Any, where: str) -> str:
+    if not isinstance(value, str) or 0 < len(value) < 16 or not value.isascii():
+        # The value is not shown: it is a secret.
+        raise InvalidArgumentError(
+            f"{where}: a signing key is a text of 16 or more letters, digits and signs"
+        )
+    return value
+
+
 def _whole(least: int) -> Callable[[Any, str], int]:
     def check(value: Any, where: str) -> int:
         try:
@@ -287,6 +302,7 @@ _CHECKS: Final[dict[str, Callable[[Any, str], Any]]] = {
     "max_depth": _whole(0),
     "cache_size": _whole(0),
     "transport": _check_transport,
+    "signing_key": _check_key,
 }
 
 

@@ -9,7 +9,6 @@ that tells transient from permanent errors, is only named here and called by who
 from __future__ import annotations
 
 import hashlib
-import importlib
 import inspect
 import math
 import sys
@@ -130,7 +129,7 @@ class RetryPolicy:
         return _from_json(text)
 
     def load_handler(self) -> Callable[[RetryContext], bool | timedelta] | None:
-        """The handler's function, imported; AuthoringError when its name leads nowhere."""
+        """The handler's function, of a module that is loaded; AuthoringError when its name leads nowhere."""
         return None if self.handler is None else _load(str(self.handler))
 
 
@@ -293,11 +292,13 @@ def _walk(start: Any, path: str) -> Any:
 
 @lru_cache(maxsize=256)
 def _load(name: str) -> Callable[[RetryContext], Any]:
+    # Never imported: the name comes out of a message or a history, and to import is to run code.
     module, _, path = name.partition(":")
-    try:
-        found = _walk(importlib.import_module(module), path)
-    except ImportError as error:
-        raise AuthoringError(f"the retry handler {name} cannot be imported: {error}") from error
+    if module not in sys.modules:
+        raise AuthoringError(
+            f"the retry handler {name} is not at hand: import {module} in a module that this process serves"
+        )
+    found = _walk(sys.modules[module], path)
     if not callable(found):
         raise AuthoringError(f"the retry handler {name} cannot be found: {module} has no function {path}")
     return found

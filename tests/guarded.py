@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import redis
-from conftest import BINARIES
+from servers import BINARIES
 from sites import Site
 
 from celeriac.celery_app.client.sync import Client

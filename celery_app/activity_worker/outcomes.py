@@ -31,7 +31,7 @@ from celeriac.orchestrations.errors import (
 
 from .. import retrying
 from ..complaints import Complaints
-from ..messages import STEP_META_HEADER, GroupRef, Step, TaskId, read_header
+from ..messages import STEP_HEADER, STEP_META_HEADER, GroupRef, Step, TaskId, read_header
 from ..store import Call, GoneError, StoreError, command, payloads
 from .runtime import Runtime
 
@@ -96,6 +96,8 @@ def step_from(task_id: str, request: Any) -> Step | None:
     task = TaskId.parse(task_id)
     text = request.get(STEP_META_HEADER) if hasattr(request, "get") else None
     if task is None or not isinstance(text, str):
+        return None
+    if request.get(STEP_HEADER) != task.step:  # the take and the signature have checked only what this names
         return None
     header = read_header(text)
     group = None

@@ -106,8 +106,7 @@ class ActivityTask(Task):
         """Run one attempt and return its encoded result; for a call that is not the engine's, its result."""
         step = step_from(self.request.id or "", self.request)
         if step is None:
-            context = ActivityContext(instance_id="", execution_id="", seq=0, name=self.activity.name)
-            return codec.decode(run_activity(self.activity, codec.encode_call(args, kwargs), context))
+            return self._run_here(args, kwargs)
         runtime = runtime_of(self.app)
         if self.settings.transport == "stock" and not _begins(runtime, step.task, self.request):
             logger.info(
@@ -133,6 +132,19 @@ class ActivityTask(Task):
             if isinstance(error, _MISREAD) or not isinstance(error, Exception):
                 raise ActivityError(f"the activity raised {type(error).__name__}: {error}") from error
             raise
+
+    def _run_here(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A plain call in this process; a message that is of no step is refused."""
+        if not (self.request.called_directly or self.request.is_eager):
+            logger.error(
+                "%s (%s) not run: its message is not of a step of an orchestration, so it was forged or "
+                "sent by Celery's own means; wrap the function in a plain Celery task for that",
+                self.name,
+                self.request.id,
+            )
+            raise Ignore
+        context = ActivityContext(instance_id="", execution_id="", seq=0, name=self.activity.name)
+        return codec.decode(run_activity(self.activity, codec.encode_call(args, kwargs), context))
 
 
 def _begins(runtime: Runtime, task: TaskId, request: Any) -> bool:

@@ -250,7 +250,7 @@ class Channel(WatchedChannel):
 
     def _hand_over(self, flying: InFlight, held: Held) -> None:
         try:
-            message = read(held.raw)
+            message = read(held.raw, self.connection.executor.verify)
         except ValueError as error:
             flying.set_aside(self.run, held.tag, str(error))
             return

@@ -6,20 +6,24 @@ with) is refused here with a `ValueError` that says why; the transport then sets
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 from kombu.utils.json import loads
 
-__all__ = ["due_time", "read"]
+from ..messages import STEP_HEADER
+
+__all__ = ["STEP_MARK", "due_time", "read"]
+
+STEP_MARK = f'"{STEP_HEADER}":'.encode()  # by which the take knows the engine's messages
 
 _fast = msgspec.json.Decoder().decode
 
 
-def read(raw: bytes) -> dict[str, Any]:
-    """The envelope as kombu would decode it."""
+def read(raw: bytes, verify: Callable[[bytes], str] | None = None) -> dict[str, Any]:
+    """The envelope as kombu would decode it. `verify` tells what is wrong with one of the engine's."""
     # kombu's decoder makes other types of objects with "__type__"; without any, the fast one gives the same.
     try:
         envelope = loads(raw) if b'"__type__"' in raw else _fast(raw)
@@ -28,6 +32,11 @@ def read(raw: bytes) -> dict[str, Any]:
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     _check(envelope)
+    if STEP_HEADER in (envelope.get("headers") or ()):
+        if STEP_MARK not in raw:
+            raise ValueError("it is forged: it hid from the take that it is of a step")
+        if verify is not None and (problem := verify(raw)):
+            raise ValueError(problem)
     return envelope
 
 

@@ -25,13 +25,14 @@ from ..store import flights
 from ..store.flights import Taken
 from ..store.keys import Keys
 from ..store.scripts import Call
+from .envelope import STEP_MARK
 from .prefetch import Pace
 
 __all__ = ["ROSTER", "Held", "InFlight", "Pending", "Roster", "Run"]
 
 logger = logging.getLogger("celeriac.transport")
 T = TypeVar("T")
-STEP_MARK = b'"celeriac-step":'
+
 HAND_BACK_AFTER = 1.0  # seconds: what has not started by then goes back, for another worker
 FLUSH_AFTER = 0.05  # seconds an acknowledgement may wait for company
 FLUSH_COUNT = 50

@@ -31,6 +31,7 @@ class Executor:
     slots: Callable[[], int] | None = None  # how many run at once; None: as many as the consumer prefetches
     late: Callable[[str], bool] | None = None  # whether a task of this name is acknowledged after it ran
     inline: bool = False  # a message has been run when its delivery returns (solo pool)
+    verify: Callable[[bytes], str] | None = None  # what is wrong with the signature of an engine's message
     dropped: Callable[[], set[str]] | None = (
         None  # delivery tags started but not to be finished if the channel closes
     )

@@ -22,7 +22,9 @@ from typing import Any
 from celery import Celery, bootsteps
 
 from ..activity_worker import imposed
+from ..activity_worker.runtime import runtime_of
 from ..settings import Settings
+from ..signing import verifier
 from .inflight import ROSTER
 from .redis import Executor, Transport
 
@@ -140,6 +142,7 @@ class ExecutorStep(bootsteps.StartStopStep):
                 slots=partial(_slots, parent.pool),
                 late=partial(_late, parent.app),
                 inline=kind == "solo",
+                verify=verifier(runtime_of(parent.app).settings.signing_key),
                 dropped=_flushed if kind == "prefork" else _nothing,
             )
             if kind == "prefork" and parent.hub is not None:
