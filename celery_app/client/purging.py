@@ -79,9 +79,11 @@ class Purging:
     def _one(self, instance_id: str) -> Operation[int]:
         """Children first, so that an interrupted purge can be repeated. A child that still runs stays."""
         record = yield from ask(views.get(self._keys, instance_id))
-        removed = 0
-        if Status(record.status).is_final:
-            removed += yield from self._below(instance_id)
+        if not Status(record.status).is_final:  # it may end now: without its children it must not go
+            raise InstanceNotEndedError(
+                f"instance {instance_id} has not ended ({record.status}); terminate it first"
+            )
+        removed = yield from self._below(instance_id)
         removed += yield from ask(instances.purge(self._keys, instance_id))
         return removed
 

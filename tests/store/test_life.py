@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from celeriac.celery_app.client.purging import Purging
 from celeriac.celery_app.store import FencedError, instances, payloads, turns, views
 from celeriac.celery_app.store.records import NextRun, new_execution, open_text
 from celeriac.orchestrations.errors import (
@@ -208,6 +209,16 @@ def test_an_event_sent_again_after_it_ended_the_instance_was_still_delivered(des
     assert not raise_event(desk, dedup_key="k1")
     with pytest.raises(InstanceEndedError):
         raise_event(desk, dedup_key="k2")
+
+
+def test_an_instance_that_ends_while_it_is_purged_is_not_removed_without_its_children(desk: Any) -> None:
+    desk.start()
+    purging = Purging(desk.keys).purge("a")
+    running = desk.store.run(next(purging))
+    desk.end()
+    with pytest.raises(InstanceNotEndedError):
+        purging.send(running)
+    assert desk.record()["status"] == "Completed"
 
 
 def test_an_idempotency_key_starts_once_whatever_the_id(desk: Any) -> None:
