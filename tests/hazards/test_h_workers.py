@@ -1,7 +1,8 @@
-"""Hazards that only a whole worker shows (H3, H9, H10, H11, H12, H18, H20, H31, H32): stock ones beside ours.
+"""Hazards that only a whole worker shows (H3, H4, H9 to H12, H18, H20, H31, H32): stock ones beside ours.
 
 `late` is a stock worker that acknowledges late, with a visibility timeout short enough to be seen; `plain`
-has Celery's defaults and one thread; `ours` is a worker of Celeriac. All of them run the same tasks.
+has Celery's defaults and one thread; `lossy` requeues what its processes die of; `ours` is a worker of
+Celeriac. All of them run the same tasks.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from celeriac.celery_app.settings import Settings
 from celeriac.celery_app.store import Store
 
 TASKS = """
+import os
 import time
 
 def define(app):
@@ -38,6 +40,11 @@ def define(app):
         note(path, "x")
         time.sleep(seconds)
         note(path + ".done", "x")
+
+    @app.task(name="die", shared=False)
+    def die(path):
+        note(path, "x")
+        os._exit(1)
 
     @app.task(name="limited", shared=False, rate_limit="1/h")
     def limited(path):
@@ -59,11 +66,17 @@ LATE = {
         "visibility_timeout": SEEN, "unacked_restore_interval": 1, "unacked_restore_throttle": 1,
     },
 }  # fmt: skip
+LOSSY = {"task_acks_late": True, "task_reject_on_worker_lost": True, "worker_lost_wait": 0.1}
+STOCK_WORKERS: tuple[tuple[str, str, int, dict[str, Any]], ...] = (
+    ("late", "threads", 4, LATE),
+    ("plain", "threads", 1, {}),
+    ("lossy", "prefork", 1, LOSSY),
+)
 
 
 @dataclass
 class Fleet:
-    """Three workers on three databases of one Redis, so that each has lists of its own."""
+    """Workers on databases of one Redis, so that each has lists of its own."""
 
     url: str
     folder: Path
@@ -73,26 +86,15 @@ class Fleet:
 
     def address(self, name: str) -> str:
         """The database of a worker."""
-        return self.url.replace("/0", f"/{['ours', 'late', 'plain'].index(name) + 1}")
+        return self.url.replace("/0", f"/{['ours', 'late', 'plain', 'lossy'].index(name) + 1}")
 
     def client(self, name: str) -> redis.Redis:
         """A client of that database."""
         return redis.Redis.from_url(self.address(name))
 
-    def start(self, name: str, threads: int, module: str, **environ: str) -> None:
+    def start(self, name: str, pool: str, size: int, module: str, **environ: str) -> None:
         """Start a worker."""
-        command = [
-            sys.executable,
-            "-m",
-            "celery",
-            "-A",
-            module,
-            "worker",
-            "-P",
-            "threads",
-            "-c",
-            str(threads),
-        ]
+        command = [sys.executable, "-m", "celery", "-A", module, "worker", "-P", pool, "-c", str(size)]
         with (self.folder / f"{name}.log").open("wb") as log:
             self.running[name] = subprocess.Popen(
                 [*command, "-n", f"{name}@hazards", "-l", "INFO"], cwd=self.folder,
@@ -138,21 +140,22 @@ class Fleet:
 
 @pytest.fixture(scope="module")
 def fleet(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """The three workers, ready."""
+    """The workers, ready."""
     folder = tmp_path_factory.mktemp("fleet")
     for name, text in (("tasks", TASKS), ("stock", STOCK), ("acts", OURS)):
         (folder / f"{name}.py").write_text(text)
     made = Fleet(server, folder, Settings())
     made.settings = Settings(redis_url=made.address("ours"), hub="fleet", apps=("acts",), lease=3.0, beat=0.5)
     try:
-        made.start("ours", 4, "celeriac.celery_app", **made.settings.environment())
-        for name, threads, conf in (("late", 4, LATE), ("plain", 1, {})):
+        made.start("ours", "threads", 4, "celeriac.celery_app", **made.settings.environment())
+        for name, pool, size, conf in STOCK_WORKERS:
             url = made.address(name)
-            made.start(name, threads, "stock", STOCK_URL=url, STOCK_CONF=json.dumps(conf))
+            made.start(name, pool, size, "stock", STOCK_URL=url, STOCK_CONF=json.dumps(conf))
             made.apps[name] = Celery(broker=url, backend=url, set_as_current=False)
         made.apps["ours"] = create_app(made.settings, load=False)
         for name in made.running:
             until(lambda name=name: " ready." in made.log(name), 60, f"worker {name} to be ready")
+        made.send("lossy", "die", "death")
         yield made
     finally:
         made.end()
@@ -224,6 +227,15 @@ def test_h32_a_rate_limit_holds_messages_in_the_worker(fleet: Fleet) -> None:
     until(lambda: fleet.runs("ours", "limit0") + fleet.runs("ours", "limit1") == 2, what="ours to run both")
     until(lambda: fleet.runs("late", "limit0"), what="stock to run the first")
     assert (fleet.runs("late", "limit1"), fleet.unacked("late") - before) == (0, 1)
+
+
+def test_h04_a_task_that_kills_its_process_is_run_again_for_ever(fleet: Fleet) -> None:
+    """With the setting that Celery offers against its loss. (Ours: see `celery/test_deaths.py`.)
+
+    Each round takes seconds, so the fixture has begun it.
+    """
+    until(lambda: fleet.runs("lossy", "death") > 1 + fleet.settings.max_lost, 60, "stock to go on and on")
+    assert fleet.running["lossy"].poll() is None
 
 
 def test_h31_a_broadcast_stops_stock_workers(fleet: Fleet) -> None:
