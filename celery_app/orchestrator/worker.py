@@ -251,7 +251,7 @@ class OrchestratorWorker:
             if isinstance(done, Done) and done.draft.staged:
                 commit = done.draft.commit
                 for fields in portions(done.draft.staged):
-                    call = payloads.stage(self._keys, commit.instance, commit.execution, fields)
+                    call = payloads.stage(self._keys, commit.instance, commit.execution, commit.claim, fields)
                     calls.append((commit.instance, call))
         lost: set[str] = set()
         for start in range(0, len(calls), 8):

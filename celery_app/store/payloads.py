@@ -43,11 +43,16 @@ def unpack(blob: bytes) -> str:
     return raw.decode()
 
 
-def stage(keys: Keys, instance: str, execution: str, fields: Sequence[tuple[str, bytes]]) -> Call[int]:
-    """Put blobs aside for a run that goes on (GoneError if not); a commit that refers to them follows."""
+def stage(
+    keys: Keys, instance: str, execution: str, claim: str, fields: Sequence[tuple[str, bytes]]
+) -> Call[int]:
+    """Put blobs aside for a run that goes on (GoneError if not) and is held by this claim (FencedError if
+    not); its commit, which refers to them, follows.
+    """
     return script("stage").call(
-        keys, instance=instance, execution=execution, payloads=list(fields), decode=int, idempotent=True
-    )
+        keys, instance=instance, execution=execution, claim=claim, payloads=list(fields),
+        decode=int, idempotent=True,
+    )  # fmt: skip
 
 
 def fetch(keys: Keys, execution: str, fields: Sequence[str]) -> Call[list[bytes]]:

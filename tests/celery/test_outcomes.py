@@ -160,7 +160,7 @@ def test_a_call_that_was_put_aside_is_fetched(bench: Any, pools: dict[str, str])
     execution = bench.start("aside")
     text = json.dumps([["y" * 100_000], {}])
     keys = bench.store.keys
-    bench.store.run(payloads.stage(keys, "aside", execution, [("a1", payloads.pack(text))]))
+    bench.store.client.hset(keys.pay(execution), "a1", payloads.pack(text))
     step = bench.step("aside", execution, "echo", "@a1", queue=pools["prefork"])
     bench.commit("aside", execution, messages=[step])
     reference = bench.outcome("aside").result

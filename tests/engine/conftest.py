@@ -233,7 +233,7 @@ class Lab:
         if len(text) <= self.settings.aside_over:
             return text
         name = f"p{task.seq}.{task.attempt}"
-        store.run(payloads.stage(store.keys, task.instance, task.execution, [(name, payloads.pack(text))]))
+        store.client.hset(store.keys.pay(task.execution), name, payloads.pack(text))
         return f"@{name}"
 
 

@@ -159,7 +159,9 @@ def _arm(desk: Any) -> Call[Any]:
 
 
 def _stage(desk: Any) -> Call[Any]:
-    return payloads.stage(desk.keys, "a", running(desk).execution, [("p1", b"text")])
+    desk.start("a")
+    claimed = desk.claim_one()
+    return payloads.stage(desk.keys, "a", claimed.execution, claimed.claim, [("p1", b"text")])
 
 
 def _take(desk: Any) -> Call[Any]:

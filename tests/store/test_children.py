@@ -37,13 +37,13 @@ def give_back(desk: Any) -> None:
 def test_a_child_tells_its_parent_and_brings_its_large_output(desk: Any) -> None:
     desk.start("a")
     parent = desk.claim_one()
-    desk.store.run(payloads.stage(desk.keys, "a", parent.execution, [("in", b"=5")]))
+    desk.store.run(payloads.stage(desk.keys, "a", parent.execution, parent.claim, [("in", b"=5")]))
     desk.commit(desk.turn(parent, children=[child("b", 3, copies=[("in", "x")])]))
     assert desk.open(parent.execution) == {"3": "c|b"}
     claimed = desk.claim_one()
     assert claimed.parent == "a"
     assert desk.store.run(payloads.fetch(desk.keys, claimed.execution, ["x"])) == [b"=5"]
-    desk.store.run(payloads.stage(desk.keys, "b", claimed.execution, [("out", b"=9")]))
+    desk.store.run(payloads.stage(desk.keys, "b", claimed.execution, claimed.claim, [("out", b"=9")]))
     told = open_text(SubOrchestrationInstanceCompleted(seq=3, result="@c3"))
     turn = desk.turn(
         claimed, status="Completed", output="@out", parent_event=told, parent_copies=[("out", "c3")]
@@ -133,7 +133,7 @@ def test_events_to_others_arrive_and_those_to_nobody_are_reported(desk: Any) -> 
     desk.start("a")
     event = open_text(EventRaised(name="hello", input="@e"))
     claimed = desk.claim_one()
-    desk.store.run(payloads.stage(desk.keys, "a", claimed.execution, [("p", b"=1")]))
+    desk.store.run(payloads.stage(desk.keys, "a", claimed.execution, claimed.claim, [("p", b"=1")]))
     sends = [Send(instance=i, event=event, copies=[("p", "e")]) for i in ("b", "nobody")]
     reply = desk.commit(desk.turn(claimed, sends=sends))
     assert reply.undelivered == ["nobody"]

@@ -91,7 +91,9 @@ def test_a_late_child_leaves_no_payload_with_a_purged_parent(desk: Any) -> None:
     parent_execution = desk.record("a")["execution"]
     desk.store.run(instances.terminate(desk.keys, "a", "", desk.now))
     desk.store.run(instances.purge(desk.keys, "a", desk.now))
-    desk.store.run(payloads.stage(desk.keys, "kid", kid.execution, [("po", payloads.pack('"big"'))]))
+    desk.store.run(
+        payloads.stage(desk.keys, "kid", kid.execution, kid.claim, [("po", payloads.pack('"big"'))])
+    )
     event = open_text(SubOrchestrationInstanceCompleted(seq=0, result="@p0r"))
     end = {"status": "Completed", "output": "@po", "parent_event": event, "parent_copies": [("po", "p0r")]}
     desk.commit(desk.turn(kid, **end))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from celeriac.celery_app.store import GoneError, payloads, steps, views
+from celeriac.celery_app.store import GoneError, payloads, steps, turns, views
 from celeriac.celery_app.store.records import ChildStart, GroupOpen, OpenedStep, Query, new_execution
 from celeriac.orchestrations.errors import InstanceNotFoundError, InvalidArgumentError
 from celeriac.orchestrations.history import ExecutionStarted, decode_event
@@ -134,12 +134,14 @@ def test_large_texts_are_packed_and_missing_ones_named(desk: Any) -> None:
     for text in ('"' + "x" * 100_000 + '"', "1", '"ä"'):
         assert payloads.unpack(payloads.pack(text)) == text
     assert len(payloads.pack('"' + "x" * 100_000 + '"')) < 1_000
-    reply = desk.start()
-    desk.store.run(payloads.stage(desk.keys, "a", reply.execution, [("p1", b"=1")]))
+    desk.start()
+    held = desk.claim_one()
+    desk.store.run(payloads.stage(desk.keys, "a", held.execution, held.claim, [("p1", b"=1")]))
     with pytest.raises(GoneError, match="p2"):
-        desk.store.run(payloads.fetch(desk.keys, reply.execution, ["p1", "p2"]))
+        desk.store.run(payloads.fetch(desk.keys, held.execution, ["p1", "p2"]))
     with pytest.raises(GoneError):
-        desk.store.run(payloads.stage(desk.keys, "a", "f" * 16, [("p1", b"=1")]))
+        desk.store.run(payloads.stage(desk.keys, "a", "f" * 16, held.claim, [("p1", b"=1")]))
+    desk.store.run(turns.hand_back(desk.keys, "o1", now=desk.now))
 
 
 def test_processes_say_what_they_are(desk: Any) -> None:
