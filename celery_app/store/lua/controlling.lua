@@ -34,6 +34,11 @@ local function quarantine(id, reason)
   index_status(id, r[1], 'Suspended', r[3])
 end
 
+-- Is the newest control of this kind?
+local function told_last(id, kind)
+  return string.sub(redis.call('LINDEX', control .. id, -1) or '', 1, 7) == '{"k":' .. kind
+end
+
 local function resume(id, reason)
   local r = redis.call('HMGET', inst .. id, 'stage', 'suspended', 'created', 'delayed', 'held')
   if not r[2] then
@@ -46,17 +51,19 @@ local function resume(id, reason)
   redis.call('HDEL', inst .. id, 'suspended', 'crashes', 'waiting', 'held') -- resumed: it may try again as often
   index_status(id, 'Suspended', status, r[3])
   if r[5] and r[5] ~= '' then redis.call('RPUSH', control .. id, r[5]) end
-  if begun or r[1] == '2' then redis.call('RPUSH', control .. id, reason_text(16, reason)) end
+  -- A suspension of the first claim of a run may be waiting there still, if nothing came of that claim.
+  if begun or r[1] == '2' or told_last(id, 15) then redis.call('RPUSH', control .. id, reason_text(16, reason)) end
   if has_work(id, false) then make_ready_now(id, r[1], r[4]) end
   return 1
 end
 
+-- Asked for already, it still resumes what was suspended since: the code has to see the cancellation.
 local function cancel(id, reason)
   local event = reason_text(25, reason)
   local stage = redis.call('HGET', inst .. id, 'stage')
   if redis.call('LLEN', hist .. id) == 0 and stage ~= '2' then
     local behind = redis.call('LINDEX', inbox .. id, 1)
-    if behind and string.sub(behind, 1, 7) == '{"k":25' then return 0 end
+    if behind and string.sub(behind, 1, 7) == '{"k":25' then return resume(id, reason) end
     redis.call('HSET', inst .. id, 'reason', reason, 'updated', now_s)
     redis.call('LINSERT', inbox .. id, 'AFTER', redis.call('LINDEX', inbox .. id, 0), event)
     redis.call('HDEL', inst .. id, 'delayed')
@@ -64,8 +71,7 @@ local function cancel(id, reason)
     if resume(id, reason) == 0 then make_ready_now(id, stage, false) end
     return 1
   end
-  local last = redis.call('LINDEX', control .. id, -1)
-  if last and string.sub(last, 1, 7) == '{"k":25' then return 0 end
+  if told_last(id, 25) then return resume(id, reason) end
   redis.call('HSET', inst .. id, 'reason', reason, 'updated', now_s)
   resume(id, reason)
   redis.call('RPUSH', control .. id, event)
