@@ -76,27 +76,33 @@ class Purging:
             logger.info("purged %s (instances removed: %d): %s", what, removed, reason)
         return removed
 
-    def _one(self, instance_id: str) -> Operation[int]:
-        """Children first, so that an interrupted purge can be repeated. A child that still runs stays."""
+    def _one(self, instance_id: str, above: frozenset[str] = frozenset()) -> Operation[int]:
+        """Children first, so that an interrupted purge can be repeated. A child that still runs stays.
+
+        `above`: the ids on the way down to this one. Ids are used again, so two instances can each be the
+        other's child.
+        """
         record = yield from ask(views.get(self._keys, instance_id))
         if not Status(record.status).is_final:  # it may end now: without its children it must not go
             raise InstanceNotEndedError(
                 f"instance {instance_id} has not ended ({record.status}); terminate it first"
             )
-        removed = yield from self._below(instance_id)
+        removed = yield from self._below(instance_id, above | {instance_id})
         removed += yield from ask(instances.purge(self._keys, instance_id))
         return removed
 
-    def _below(self, instance_id: str) -> Operation[int]:
+    def _below(self, instance_id: str, above: frozenset[str]) -> Operation[int]:
         """The finished children of all its runs, some at a time."""
         removed, cursor = 0, ""
         while cursor != "0":
             cursor, children = yield from ask(instances.children(self._keys, instance_id, cursor or "0"))
             for child in children:
+                if child in above:
+                    continue
                 try:
                     record = yield from ask(views.get(self._keys, child))
                     if record.parent == instance_id and Status(record.status).is_final:
-                        removed += yield from self._one(child)
+                        removed += yield from self._one(child, above)
                 except (InstanceNotFoundError, InstanceNotEndedError):
                     continue  # seen twice, or purged or started anew meanwhile
         return removed
