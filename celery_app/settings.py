@@ -369,7 +369,8 @@ def _celery_url(url: str) -> str:
     query = dict(parse_qsl(parts.query))
     if parts.scheme == "unix":
         query["virtual_host"] = query.pop("db", "0")
-        secret = f":{quote(unquote(parts.password), safe='')}@" if parts.password else ""
+        user = quote(unquote(parts.username or ""), safe="")
+        secret = f"{user}:{quote(unquote(parts.password), safe='')}@" if parts.password else ""
         return f"redis+socket://{secret}{parts.path}?{urlencode(query)}"
     if parts.scheme == "rediss":
         # Celery refuses to guess; we never accept an unchecked certificate (see _check_url).

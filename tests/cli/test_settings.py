@@ -132,6 +132,11 @@ def test_no_password_is_ever_shown(tmp_path: Path) -> None:
             "redis+socket://:p@/b.sock?virtual_host=0",
             "socket://:p@/b.sock?virtual_host=0",
         ),
+        (
+            "unix://u:p@/b.sock",
+            "redis+socket://u:p@/b.sock?virtual_host=0",
+            "socket://u:p@/b.sock?virtual_host=0",
+        ),
     ],
 )
 def test_the_url_in_celerys_spelling(url: str, broker: str, backend: str) -> None:
