@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 help:
 	@echo "make demo   run the three shipped orchestrations on real input"
 	@echo "make dev    the same set-up, and stay up"
-	@echo "make test   every test"
+	@echo "make test   every test, by two processes (PROCESSES=1: by one)"
 	@echo "make check  lint, types, architecture"
 	@echo "make crash-sweep  a fault at every Redis command of every process, in 14 scenarios (10 min)"
 	@echo "make simulate SEEDS=1000  random programs under random faults; SEED=123 replays one"
@@ -37,7 +37,7 @@ dev: $(STAMP)
 	$(BIN)/celeriac dev
 
 test: $(STAMP)
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(or $(PROCESSES),2) --dist loadfile
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -18,6 +18,8 @@ from servers import BINARIES
 
 from celeriac.celery_app.store import Store
 
+pytest_plugins = ["lanes"]  # how `make test` is shared out
+
 STATUSES = ("Pending", "Running", "Suspended", "Completed", "Failed", "Terminated", "Cancelled")
 ENDED = STATUSES[3:]
 

@@ -1,4 +1,7 @@
-"""Replay is fast, and its time grows no faster than the history. Bounds are generous: machines differ."""
+"""Replay is fast, and its time grows no faster than the history.
+
+Bounds are generous, for machines differ; only this process' own time counts, for others may run beside it.
+"""
 
 from __future__ import annotations
 
@@ -42,9 +45,9 @@ def test_a_sequential_history_of_10_000_events_replays_at_20_000_events_a_second
     best = 1e9
     for _ in range(3):
         execution = Execution(define(sequence), Outcomes())
-        begin = time.perf_counter()
+        begin = time.process_time()
         execution.replay(history)
-        best = min(best, time.perf_counter() - begin)
+        best = min(best, time.process_time() - begin)
         assert execution.ended
     assert len(history) / best > 20_000
 
@@ -78,11 +81,11 @@ def seconds(function: Callable[..., Any], count: int) -> float:
     execution = Execution(define(function), Outcomes())
     execution.advance([started(function.__name__, count)])
     events = [TaskCompleted(seq=n + 1) for n in range(count)]
-    begin = time.perf_counter()
+    begin = time.process_time()
     for event in events:
         execution.advance([event])
     execution.advance([TimerFired(seq=count + 1)])
-    taken = time.perf_counter() - begin
+    taken = time.process_time() - begin
     assert execution.ended
     return taken
 
