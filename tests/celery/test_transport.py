@@ -102,7 +102,7 @@ class Scene:
         self.store.client.rename(self.settings.queue_key(aside), self.settings.queue_key())
         self.store.client.lpush(self.store.keys.token(self.settings.queue_key()), "1")
         until(lambda: self.runs(".started"), 10, "the long task to start")
-        until(lambda: self.stand()["flying"] == 3, 0.5, "one running and two reserved")
+        until(lambda: self.stand()["flying"] == 3, seconds, "one running and two reserved")
 
     def _send(self, app: Celery, name: str, args: list[Any], queue: str = "", **options: Any) -> None:
         app.send_task(name, args=args, queue=queue or self.settings.queue, ignore_result=True, **options)
@@ -221,7 +221,7 @@ def test_cut_connection_with_one_running_and_two_reserved(scene: Scene, pool: st
     scene.count(40)
     scene.worker(pool, "-c", "1", wait=False)
     scene.all_done()  # the worker has learnt that this queue is quick, and takes ahead
-    scene.hold_and_count(1.2)
+    scene.hold_and_count(3)
     scene.cut()
     assert set(scene.all_done(15).values()) == {1}
     scene.nothing_left()

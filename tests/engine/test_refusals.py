@@ -275,7 +275,7 @@ def test_too_wide_a_step_fails_clearly(lab: Any) -> None:
         await ctx.wait_for_external_event("go")
         return len(timers)
 
-    lab.work()
+    lab.work(max_open=20_000)
     instance = lab.client.start(wide, 3000)
     lab.client.raise_event(instance, "go")
     assert lab.client.wait(instance, timeout=20).output == 3000
