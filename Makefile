@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help demo dev test check crash-sweep simulate bench chaos chaos-transport recovery redis-trouble clean
+.PHONY: help demo dev test check crash-sweep simulate mutants bench chaos chaos-transport recovery redis-trouble clean
 help:
 	@echo "make demo   run the three shipped orchestrations on real input"
 	@echo "make dev    the same set-up, and stay up"
@@ -12,6 +12,7 @@ help:
 	@echo "make check  lint, types, architecture"
 	@echo "make crash-sweep  a fault at every Redis command of every process, in 14 scenarios (10 min)"
 	@echo "make simulate SEEDS=1000  random programs under random faults; SEED=123 replays one"
+	@echo "make mutants  breaks the engine on purpose, one change at a time: which tests notice? (1 h; ONLY=commit)"
 	@echo "make bench  the benchmarks against raw Celery"
 	@echo "make chaos  break everything for MINUTES=20 under SEED=1, then check that nothing was lost"
 	@echo "make chaos-transport KILLS=200 SEED=1   a counting task under attack, in each pool"
@@ -49,7 +50,10 @@ crash-sweep: $(STAMP)
 	CRASH_SWEEP=full $(BIN)/pytest tests/faults/test_crash_sweep.py -q -s -o timeout=0
 
 simulate: $(STAMP)
-	SEEDS=$(or $(SEEDS),1000) SEED=$(SEED) $(BIN)/pytest tests/simulation -k model -q -s -o timeout=0
+	SEEDS=$(or $(SEEDS),$(if $(SEED),1,1000)) SEED=$(SEED) $(BIN)/pytest tests/simulation -k model -q -s -o timeout=0
+
+mutants: $(STAMP)
+	$(BIN)/python tests/simulation/mutants.py --only "$(ONLY)" --seeds $(or $(SEEDS),150) $(if $(LAYERS),--layers $(LAYERS))
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks $(if $(W),--only $(W))

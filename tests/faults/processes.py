@@ -46,6 +46,7 @@ class Process:
     def __init__(self, name: str) -> None:
         self.name, self.dead = name, False
         self.paused = False  # it stands still, and so does its beat helper
+        self.drag = 1  # how slow its commands are, in a simulation
         self.helper = False  # a beat helper, which lives and dies with its worker
         self.store: GatedStore
 

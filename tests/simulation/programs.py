@@ -1,10 +1,10 @@
 """Random programs whose result does not depend on the order in which things happen, and what they run on.
 
-A program is the JSON input of one orchestrator, which interprets it: activities that succeed, fail, or fail
-a few times first; timers, events, children, groups, maps, races (whose winner is not told),
-continue-as-new; and an ending: it completes, fails, or waits until it is cancelled or terminated. The
-expected result is that of `celeriac.orchestrations.testing` on the same program: one event after the
-other, nothing ever lost.
+A program is the JSON input of one orchestrator, which interprets it: activities that succeed, fail, fail a
+few times first or are given up while they run; timers, events, children, groups, maps, races (whose winner
+is not told), continue-as-new; and an ending: it completes, fails, or waits until it is cancelled or
+terminated. The expected result is that of `celeriac.orchestrations.testing` on the same program: one event
+after the other, nothing ever lost.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class Sleeper:
 
 
 def _did(context: ActivityContext, name: str, value: Any) -> None:
-    EFFECTS.append((context.instance_id, name, str(value), str(context.attempt)))
+    attempt = f"{context.idempotency_key}:{context.attempt}"
+    EFFECTS.append((context.instance_id, name, str(value), str(context.attempt), attempt))
 
 
 @act
@@ -69,6 +70,16 @@ def flaky(failures: int, context: ActivityContext) -> str:
     if context.attempt <= failures:
         raise Flaky(f"attempt {context.attempt} of {failures}")
     return "at last"
+
+
+@activity(registry=ACTIVITIES, retry=RetryPolicy(timedelta(seconds=1), 50), heartbeat=timedelta(seconds=3))
+def late(n: int, context: ActivityContext) -> str:
+    """Its first attempt is given up while it still runs, and fails later; others may be, on a slow worker."""
+    _did(context, "late", n)
+    Sleeper.sleep(n if context.attempt == 1 else 1)
+    if context.attempt == 1:
+        raise Flaky("too late to count")
+    return "better late"
 
 
 @act
@@ -104,6 +115,8 @@ class Interpreter:
                 return ctx.call_activity(slow, n)
             case ["flaky", failures]:
                 return ctx.call_activity(flaky, failures)
+            case ["late", n]:
+                return ctx.call_activity(late, n)
             case ["pick", n]:
                 return ctx.call_activity(pick, n)
             case ["timer", seconds]:
@@ -194,7 +207,21 @@ class Maker:
 
     def _task(self, depth: int) -> list[Any]:
         kind = self.dice.choice(
-            ("double", "double", "slow", "flaky", "pick", "timer", "event", "map", "all", "race", "child")
+            (
+                "double",
+                "double",
+                "slow",
+                "flaky",
+                "late",
+                "pick",
+                "timer",
+                "event",
+                "map",
+                "all",
+                "all",
+                "race",
+                "child",
+            )
         )
         if not depth and kind in ("all", "race", "child"):
             kind = "double"
@@ -203,6 +230,8 @@ class Maker:
                 return ["flaky", self.dice.randint(0, ATTEMPTS)]
             case "slow":
                 return ["slow", self.dice.choice((0, 1, 14))]
+            case "late":
+                return ["late", self.dice.choice((1, 4, 6, 9))]
             case "timer":
                 return ["timer", self.dice.randint(0, 20)]
             case "event":
@@ -210,7 +239,7 @@ class Maker:
             case "map":
                 return ["map", self.dice.randint(0, 6), self.dice.choice((0, 2))]
             case "all":
-                return ["all", [self._task(depth - 1) for _ in range(self.dice.randint(0, 4))]]
+                return ["all", [self._task(depth - 1) for _ in range(self.dice.choice((0, 1, 3, 5, 9)))]]
             case "race":
                 return ["race", ["slow", self.dice.randint(0, 3)], ["timer", self.dice.randint(0, 3)]]
             case "child":

@@ -21,6 +21,7 @@ from virtual import START, Virtual
 LONGEST = 1800.0  # virtual seconds of a run
 STAY = 0.4  # chance that the same actor goes on
 KINDS = ("dies before", "dies after", "lost before", "lost after", "pauses")
+AGAIN = 0.1  # chance of another fault at each command of a process that was struck
 PAUSE = (11.0, 25.0)  # virtual seconds; a lease is 10
 
 
@@ -45,6 +46,7 @@ class Scheduler:
         self.trace: list[str] = []
         self.struck: list[str] = []
         self.cut: set[str] = set()  # processes whose connection breaks at their next command
+        self.shaken: set[str] = set()  # processes that were struck: trouble comes in twos, while one recovers
         self.failure: BaseException | None = None
         self._done = threading.Event()
         virtual.sleep = self.sleep
@@ -124,7 +126,7 @@ class Scheduler:
         actor = self.current
         if actor is None:
             return apply()
-        self._pass(actor, self.dice.choice((0, 0, 0, 1, 3)))
+        self._pass(actor, self.dice.choice((0, 0, 0, 1, 3)) * who.drag)
         if who.dead:
             raise Killed
         kind = self._fault(who)
@@ -141,9 +143,10 @@ class Scheduler:
         if who.name in self.cut:
             self.cut.discard(who.name)
             return "lost before"
-        if self.budget <= 0 or self.dice.random() >= self.rate:
+        if self.budget <= 0 or self.dice.random() >= (AGAIN if who.name in self.shaken else self.rate):
             return ""
         self.budget -= 1
+        self.shaken.add(who.name)
         return self.dice.choice(KINDS[2:4] if who.helper else KINDS)
 
     def _strike(self, who: Process, kind: str, apply: Callable[[], Any]) -> Any:

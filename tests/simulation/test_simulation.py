@@ -1,6 +1,7 @@
 """Random programs under random faults, in orders that a seed decides: always the end of the sequential model.
 
-`make simulate SEEDS=5000` runs more of them, `make simulate SEED=123` the one that failed.
+`make simulate SEEDS=5000` runs more of them, `make simulate SEED=123` the one that failed; both together
+5,000 from that one on.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from simulating import Simulations
 
 SEED = os.environ.get("SEED")
 SEEDS = int(os.environ.get("SEEDS") or 0)
+STOP = bool(os.environ.get("STOP"))  # at the first seed that is wrong
 SHORT = 30.0  # seconds that the short form takes
 LEAST = 20  # seeds, however slow the machine
 
@@ -29,8 +31,8 @@ print(*(Simulations(sys.argv[3], lambda store: []).run(seed).digest for seed in 
 
 
 def test_random_programs_end_as_the_model_says(simulations: Simulations) -> None:
-    first = int(SEED) if SEED else 0
-    last = first + 1 if SEED else SEEDS or 1_000_000
+    first = int(SEED or 0)
+    last = first + (SEEDS or (1 if SEED else 1_000_000))
     began, ran, commands, strikes, wrong = time.monotonic(), 0, 0, 0, []
     for seed in range(first, last):
         verdict = simulations.run(seed)
@@ -38,9 +40,11 @@ def test_random_programs_end_as_the_model_says(simulations: Simulations) -> None
         if verdict.wrong:
             wrong.append(str(verdict))
             print(verdict, flush=True)
+            if STOP:
+                break
         if ran % 50 == 0:
             print(f"{ran} seeds, {commands} commands, {strikes} faults, {len(wrong)} wrong", flush=True)
-        if SEED:
+        if last == first + 1:
             print("\n".join(verdict.trace))
         if not (SEED or SEEDS) and ran >= LEAST and time.monotonic() - began > SHORT:
             break

@@ -1,0 +1,138 @@
+"""Would the simulation notice? Breaks the engine on purpose, one small change at a time, in a copy of it.
+
+`make mutants` says for each change of `mutations.py` which of the layers notices: the simulation (up to SEEDS
+seeds), the crash sweep's sample, tests/store. `make mutants ONLY=retry` takes those whose name contains the
+word, LAYERS=simulation one layer. The working tree is never touched: the copy, with its own Redis, lives in a
+temporary folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from mutations import MUTATIONS, Edit, Mutation
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("orchestrations", "activities", "celery_app", "cli")
+LAYERS = {
+    "simulation": ["tests/simulation", "-k", "model"],
+    "sweep": ["tests/faults"],
+    "store": ["tests/store", "-k", "not system"],
+}
+TOO_LONG = 420.0  # seconds a layer may take; a mutant that hangs is noticed too
+
+
+class Copy:
+    """A copy of the code and its tests, as it is in the working tree."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        listed = subprocess.run(
+            ["git", "ls-files", "-co", "--exclude-standard", *PACKAGES, "tests", "pyproject.toml"],
+            cwd=ROOT, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        for name in listed.stdout.splitlines():
+            target = home / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, target)
+        links = home / "links" / "celeriac"
+        links.mkdir(parents=True)
+        for package in PACKAGES:
+            (links / package).symlink_to(home / package)
+
+    def change(self, edit: Edit, *, back: bool = False) -> None:
+        """Make the edit, or undo it; the text to replace must be there exactly once."""
+        file, old, new = edit
+        path = self.home / file
+        text = path.read_text("utf-8")
+        if back:
+            path.write_text((ROOT / file).read_text("utf-8"), "utf-8")
+        elif text.count(old) != 1:
+            raise SystemExit(f"{file} has {text.count(old)} times {old!r}: bring mutations.py up to date")
+        else:
+            path.write_text(text.replace(old, new), "utf-8")
+
+    def run(self, layer: str, seeds: int) -> str:
+        """What the layer says: 'passes', or how it noticed."""
+        links = str(self.home / "links")
+        env = {
+            **os.environ,
+            "PYTHONPATH": links,
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "SEEDS": str(seeds),
+            "STOP": "1",
+        }
+        env.pop("SEED", None)
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-o", "timeout=0"]
+        with tempfile.TemporaryFile("w+") as log:
+            process = subprocess.Popen(
+                [*command, *LAYERS[layer]],
+                cwd=self.home,
+                env=env,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+            try:
+                process.wait(TOO_LONG)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)  # with the Redis that it started
+                process.wait()
+                return "hangs"
+            log.seek(0)
+            return _said(process.returncode, log.read())
+
+
+def _said(code: int, log: str) -> str:
+    if code == 0:
+        return "passes"
+    if code != 1:
+        raise SystemExit(log[-4000:])
+    seed = re.search(r"^seed (\d+): make simulate SEED=\d+\n +(.*)", log, re.M)
+    if seed:
+        return f"seed {seed[1]}: {seed[2][:110]}"
+    failed = re.search(r"^FAILED (\S+)", log, re.M) or re.search(r"^ERROR (\S+)", log, re.M)
+    return failed[1].split("/")[-1] if failed else log[-300:]
+
+
+def main() -> int:
+    """Print the table; 1 if there is a mutation that no layer notices, and that should be."""
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("--only", default="")
+    asked.add_argument("--layers", default=",".join(LAYERS))
+    asked.add_argument("--seeds", type=int, default=150)
+    asked.add_argument("--part", default="0/1", help="i/n: every n-th mutation from the i-th on")
+    wanted = asked.parse_args()
+    first, step = map(int, wanted.part.split("/"))
+    chosen = [m for m in MUTATIONS if wanted.only in m.name][first::step]
+    unnoticed: list[Mutation] = []
+    with tempfile.TemporaryDirectory(prefix="mutants") as folder:
+        copy = Copy(Path(folder))
+        for mutation in chosen:
+            for edit in mutation.edits:
+                copy.change(edit)
+            print(f"{mutation.name}: {mutation.what}", flush=True)
+            said: list[str] = []
+            for layer in wanted.layers.split(","):
+                began = time.monotonic()
+                said.append(copy.run(layer, wanted.seeds))
+                print(f"    {layer:10} {time.monotonic() - began:4.0f} s  {said[-1]}", flush=True)
+            for edit in mutation.edits:
+                copy.change(edit, back=True)
+            if all(each == "passes" for each in said):
+                unnoticed.append(mutation)
+    print(f"{len(chosen)} mutations, unnoticed: {', '.join(m.name for m in unnoticed) or 'none'}")
+    return int(any(not m.harmless for m in unnoticed))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
