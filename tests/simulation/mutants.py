@@ -1,8 +1,8 @@
 """Would the simulation notice? Breaks the engine on purpose, one small change at a time, in a copy of it.
 
 `make mutants` says for each change of `mutations.py` which of the layers notices: the simulation (up to SEEDS
-seeds), the crash sweep's sample, tests/store. `make mutants ONLY=retry` takes those whose name contains the
-word, LAYERS=simulation one layer. The working tree is never touched: the copy, with its own Redis, lives in a
+seeds), the crash sweep's sample, tests/store. `make mutants ONLY=retry,claim` takes those whose name contains
+one of the words, LAYERS=simulation one layer. The working tree is never touched: the copy, with its own Redis, lives in a
 temporary folder.
 """
 
@@ -113,7 +113,8 @@ def main() -> int:
     asked.add_argument("--part", default="0/1", help="i/n: every n-th mutation from the i-th on")
     wanted = asked.parse_args()
     first, step = map(int, wanted.part.split("/"))
-    chosen = [m for m in MUTATIONS if wanted.only in m.name][first::step]
+    words = wanted.only.split(",")
+    chosen = [m for m in MUTATIONS if any(word in m.name for word in words)][first::step]
     unnoticed: list[Mutation] = []
     with tempfile.TemporaryDirectory(prefix="mutants") as folder:
         copy = Copy(Path(folder))

@@ -72,13 +72,21 @@ def flaky(failures: int, context: ActivityContext) -> str:
     return "at last"
 
 
-@activity(registry=ACTIVITIES, retry=RetryPolicy(timedelta(seconds=1), 50), heartbeat=timedelta(seconds=3))
+@activity(
+    registry=ACTIVITIES,
+    retry=RetryPolicy(timedelta(seconds=1), 50),
+    heartbeat=timedelta(seconds=3),
+    schedule_to_start=timedelta(seconds=4),
+)
 def late(n: int, context: ActivityContext) -> str:
     """Its first attempt is given up while it still runs, and fails later; others may be, on a slow worker."""
     _did(context, "late", n)
-    Sleeper.sleep(n if context.attempt == 1 else 1)
     if context.attempt == 1:
+        Sleeper.sleep(n)
         raise Flaky("too late to count")
+    for _ in range(2):
+        Sleeper.sleep(2)
+        context.heartbeat()
     return "better late"
 
 

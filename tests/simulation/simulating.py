@@ -23,6 +23,7 @@ from gated import GatedStore
 from judging import Residue, check_all, ends, leftovers, purge_all
 from processes import Orchestrator, Process, Worker
 from scheduling import Scheduler
+from upsets import copy_messages, roll_back
 from virtual import Virtual
 
 from celeriac.celery_app.app import create_app
@@ -41,6 +42,7 @@ from celeriac.orchestrations.errors import (
 ENDED = ("Completed", "Failed", "Cancelled", "Terminated")
 ID = "main"
 MOST = 4  # messages that a worker takes at once
+VARYING = ("slow", "late")  # may lose a race and never run; may be given up before it ran
 DRAGS = (1, 1, 30, 300)  # how slow the commands of a process are: what others do between two of them
 
 
@@ -110,6 +112,7 @@ class Simulation:
         budget = dice.randint(1, 10) if faulty else 0
         self.scheduler = Scheduler(self.virtual, seed, dice.choice((0.01, 0.03, 0.1)), budget)
         self.rolls_back = dice.uniform(0.5, 30) if faulty and dice.random() < 0.2 else 0.0
+        self.copies = dice.choice((0, 0, 1, 4)) if faulty else 0  # messages that come twice
         self.dice = dice
         self.keys = Keys(self.settings.hub)
         self.look = Client(
@@ -150,7 +153,9 @@ class Simulation:
             self._orchestrator(0.0)
             self._worker(number, 0.0)
         if self.rolls_back:
-            self.scheduler.spawn(Process("redis"), self._roll_back)
+            self.scheduler.spawn(Process("redis"), lambda: roll_back(self))
+        if self.copies:
+            self.scheduler.spawn(Process("copier"), lambda: copy_messages(self))
         self.scheduler.run()
         self._care()
 
@@ -287,23 +292,6 @@ class Simulation:
                     return
                 self.virtual.sleep(0.5)
 
-    # --- Redis loses a tail ---
-
-    def _roll_back(self) -> None:
-        raw: Any = self.home.raw
-        self.virtual.sleep(self.rolls_back)
-        kept = [(key, raw.dump(key), raw.pttl(key)) for key in sorted(raw.keys("*"))]
-        self.virtual.sleep(self.dice.uniform(0.001, 2))
-        if self.over:
-            return
-        raw.flushdb()
-        for key, value, life in kept:
-            raw.restore(key, max(0, life), value)
-        self.rolled_back += 1
-        self.scheduler.trace.append(f"redis rolled back to {len(kept)} keys")
-        self.scheduler.struck.append(self.scheduler.trace[-1])
-        self.scheduler.cut |= {actor.name for actor in self.scheduler.actors}
-
     # --- the end ---
 
     def _care(self) -> None:
@@ -364,16 +352,10 @@ class Simulation:
         for (instance, name, _, attempt, run), times in effects.items():
             done[instance, name, int(attempt)] += times
             again, ran[run] = again + (times if ran[run] else times - 1), ran[run] + times
-        surely = {
-            key: n for key, n in expected.items() if key[1] != "slow"
-        }  # one that lost a race may not run
+        surely = {key: n for key, n in expected.items() if key[1] not in VARYING}
         wrong = [f"{key} was done {done[key]} times, not {n}" for key, n in surely.items() if done[key] < n]
         if not self.rolled_back:
-            more = {
-                k: n - expected[k]
-                for k, n in done.items()
-                if n > expected[k] and k[1] not in ("slow", "late")
-            }
+            more = {k: n - expected[k] for k, n in done.items() if n > expected[k] and k[1] not in VARYING}
             if max(again, sum(more.values())) > (most := self._repeats()):
                 wrong.append(f"done too often, {most} times may be: {again} attempts again, {more}")
         return wrong
