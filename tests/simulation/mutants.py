@@ -2,8 +2,8 @@
 
 `make mutants` says for each change of `mutations.py` which of the layers notices: the simulation (up to SEEDS
 seeds), the crash sweep's sample, tests/store. `make mutants ONLY=retry,claim` takes those whose name contains
-one of the words, LAYERS=simulation one layer. The working tree is never touched: the copy, with its own Redis, lives in a
-temporary folder.
+one of the words, LAYERS=simulation one layer. The working tree is never touched: the copy, with its own
+Redis, lives in a temporary folder.
 """
 
 from __future__ import annotations

@@ -176,6 +176,8 @@ async def program(ctx: Any, spec: dict[str, Any]) -> Any:
         if spec["rounds"]:
             ctx.continue_as_new({**spec, "rounds": spec["rounds"] - 1, "log": run.log})
         if spec["ending"] in ("cancel", "terminate"):
+            if spec.get("below"):  # a child that ends only with its parent
+                await ctx.call_sub_orchestrator("program", {**spec, "body": [], "below": False})
             await ctx.wait_for_external_event("never")
     except OrchestrationCancelledError:
         await ctx.call_activity(double, -1)  # compensation
@@ -199,6 +201,7 @@ class Maker:
             "body": self._block(self.dice.randint(1, 5), 2),
             "rounds": rounds,
             "ending": ending,
+            "below": self.dice.random() < 0.7,
             "log": [],
         }
 

@@ -21,7 +21,7 @@ from virtual import START, Virtual
 LONGEST = 1800.0  # virtual seconds of a run
 STAY = 0.4  # chance that the same actor goes on
 KINDS = ("dies before", "dies after", "lost before", "lost after", "pauses")
-AGAIN = 0.1  # chance of another fault at each command of a process that was struck
+AGAIN = 0.1  # chance of another fault at each command of a process that was struck, and of one of a client
 PAUSE = (11.0, 25.0)  # virtual seconds; a lease is 10
 
 
@@ -143,7 +143,8 @@ class Scheduler:
         if who.name in self.cut:
             self.cut.discard(who.name)
             return "lost before"
-        if self.budget <= 0 or self.dice.random() >= (AGAIN if who.name in self.shaken else self.rate):
+        rate = AGAIN if who.name in self.shaken or who.name.startswith("client") else self.rate
+        if self.budget <= 0 or self.dice.random() >= rate:
             return ""
         self.budget -= 1
         self.shaken.add(who.name)
