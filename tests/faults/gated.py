@@ -58,8 +58,9 @@ class GatedStore(Store):
     def _send(self, call: Call[Any]) -> Any:
         if call.script is None:
             return self._plain(call.args)
-        name, args = call.script.name, self._in_time(call)
-        return self._gate.send(self._who, name, lambda: self._evaluate(call.script, args))
+        # The time is that of its arrival, as Redis has it: a process may stand still before it sends.
+        arrive = lambda: self._evaluate(call.script, self._in_time(call))  # noqa: E731
+        return self._gate.send(self._who, call.script.name, arrive)
 
     def _send_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
         replies: list[Any] = []
