@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -108,8 +109,13 @@ def _farewell(run: Run, good: bool) -> None:
         fail_text = "the demo went wrong; what the processes said last:\n" + run.log_tail()
         run.down()
         fail(fail_text, Exit.FAILED)
+    bin_folder = Path(sys.executable).parent
+    away = shutil.which("celeriac") is None and (bin_folder / "activate").exists()
+    shown = bin_folder.relative_to(Path.cwd()) if bin_folder.is_relative_to(Path.cwd()) else bin_folder
+    activate = f"  . {shown}/activate   first, in every terminal: puts celeriac on the path\n"
     click.echo(
         "\nLook further\n"
+        f"{activate if away else ''}"
         "  celeriac demo --stay   the same, and leaves it running, to look around\n"
         "  celeriac dev           these processes for your own work (make dev); then\n"
         "                         in another terminal, in the same folder:\n"
@@ -121,7 +127,7 @@ def _farewell(run: Run, good: bool) -> None:
 
 def _stay(run: Run) -> None:
     click.echo(
-        "\nStill running. In another terminal:\n"
+        "\nStill running. In another terminal (where celeriac is on the path):\n"
         f"  export CELERIAC_REDIS_URL='{run.settings.redis_url}'\n"
         "  celeriac list\n"
         "  celeriac history order-nowhere\n"

@@ -22,9 +22,15 @@ if TYPE_CHECKING:
     from celeriac.celery_app.embedded import EmbeddedRedis
     from celeriac.celery_app.settings import Settings
 
+    from .reloading import Code
     from .supervisor import Supervisor
 
 EXAMPLES: Final = "celeriac.orchestrations.examples"
+LOOK_SECONDS: Final = 1.0
+RELOADED: Final = "When you change your code, the processes start again with it."
+NOT_RELOADED: Final = (
+    "After changing your code stop this and start it again: until then it runs the old code."
+)
 COLOURS: Final = ("cyan", "green", "magenta", "blue", "yellow", "bright_cyan", "bright_green")
 
 
@@ -39,12 +45,16 @@ COLOURS: Final = ("cyan", "green", "magenta", "blue", "yellow", "bright_cyan", "
 @click.option(
     "--pool", type=click.Choice(["prefork", "threads", "solo"]), default="prefork", show_default=True
 )
+@click.option("--no-reload", is_flag=True, help="Go on with the old code when a file of yours changes.")
 @pass_serving
-def dev(common: Common, workers: int, orchestrators: int, concurrency: int, pool: str) -> None:
+def dev(
+    common: Common, workers: int, orchestrators: int, concurrency: int, pool: str, no_reload: bool
+) -> None:
     """Run everything for this folder, a Redis included.
 
     The data stays in .celeriac/ from run to run. In another terminal, in this folder or one
-    below, every command finds this Redis and your modules without settings. Ctrl-C stops it all.
+    below, every command finds this Redis and your modules without settings. When you change a
+    file of your modules, the processes are started again. Ctrl-C stops it all.
     """
     settings = common.settings(beside_dev=False)
     if not settings.apps:
@@ -57,14 +67,24 @@ def dev(common: Common, workers: int, orchestrators: int, concurrency: int, pool
                 (f"worker-{n}", ["worker", "--concurrency", str(concurrency), "--pool", pool])
                 for n in range(1, workers + 1)
             ),
-        ])  # fmt: skip
+        ], reload=not no_reload)  # fmt: skip
 
 
 def _run(
-    settings: Settings, redis: EmbeddedRedis | None, folder: Path, children: list[tuple[str, list[str]]]
+    settings: Settings,
+    redis: EmbeddedRedis | None,
+    folder: Path,
+    children: list[tuple[str, list[str]]],
+    *,
+    reload: bool,
 ) -> None:
+    from .reloading import Code
     from .supervisor import ChildFailedError, Supervisor
 
+    environment = {**os.environ, **settings.environment(), "PYTHONUNBUFFERED": "1"}
+    code = Code(environment)
+    if complaint := code.load():  # once, here, rather than by every process
+        fail(complaint, Exit.USAGE)
     printer = _Printer([name for name, _ in children])
 
     def each_turn() -> None:
@@ -72,13 +92,12 @@ def _run(
             printer.notice("redis", "ended; starting it again on its data")
             redis.restart()
             _write_record(folder, settings, redis)
+        reloading.look()
         ready.announce({child.pid for child in supervisor.children.values()})
 
-    ready = _Ready(settings)
-    supervisor = Supervisor(
-        {**os.environ, **settings.environment(), "PYTHONUNBUFFERED": "1"},
-        printer.line, printer.notice, each_turn,
-    )  # fmt: skip
+    ready = _Ready(settings, reload)
+    supervisor = Supervisor(environment, printer.line, printer.notice, each_turn)
+    reloading = _Reloading(code, supervisor, printer, reload)
     _greet(settings, redis, folder)
     try:
         with _signals(supervisor):
@@ -99,11 +118,35 @@ def _greet(settings: Settings, redis: EmbeddedRedis | None, folder: Path) -> Non
     click.echo(f"Modules {', '.join(settings.apps)}")
 
 
+class _Reloading:
+    """Has the processes started again when a file of the author's code changed and can still be imported."""
+
+    def __init__(self, code: Code, supervisor: Supervisor, printer: _Printer, on: bool) -> None:
+        self._code, self._supervisor, self._printer, self._on = code, supervisor, printer, on
+        self._next = time.monotonic() + LOOK_SECONDS
+
+    def look(self) -> None:
+        """Look, at most once a second."""
+        if not self._on or time.monotonic() < self._next:
+            return
+        changed = ", ".join(self._code.changed())
+        if changed:
+            complaint = self._code.load()
+            for line in complaint.splitlines():
+                self._printer.line("code", line)
+            if complaint:
+                self._printer.notice("code", f"{changed} changed; the old code goes on until this is mended")
+            else:
+                self._printer.notice("code", f"{changed} changed: restarting")
+                self._supervisor.renew()
+        self._next = time.monotonic() + LOOK_SECONDS
+
+
 class _Ready:
     """Says once that everything is up, and what to type in the other terminal."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, reload: bool) -> None:
+        self._settings, self._reload = settings, reload
         self._next, self._done = time.monotonic(), False
 
     def announce(self, expected: set[int]) -> None:
@@ -126,6 +169,7 @@ class _Ready:
             "In another terminal, in this folder:\n"
             f"  celeriac start {some} -i {value} --wait\n"
             "  celeriac list | status ID | watch ID | history ID | workers | doctor\n"
+            f"{RELOADED if self._reload else NOT_RELOADED}\n"
             "Ctrl-C stops everything; instances go on next time.\n"
         )
 

@@ -84,8 +84,8 @@ def start(
     """Start an instance of the orchestrator NAME; prints its id.
 
     \b
-    celeriac start fulfil_order -i '{"order": 7}' --id order-7
-    celeriac start fulfil_order -i @order.json --wait --timeout 1m --json
+    celeriac start backup_site -i '{"root": ".", "backup_dir": "backup"}' --id first
+    celeriac start backup_site -i @request.json --wait --timeout 1m --json
     """
     if timeout is not None and not wait:
         raise click.UsageError("--timeout needs --wait")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import click
 
@@ -139,7 +140,7 @@ def _explain(error: Exception) -> tuple[str, int] | None:
     from celeriac.orchestrations.errors import AuthoringError, CeleriacError, ClientError
 
     if isinstance(error, ClientError):
-        return str(error), error.exit_code
+        return f"{error}{_dev_hint(str(error))}", error.exit_code
     if isinstance(error, EmbeddedRedisError):
         return str(error), Exit.NO_REDIS
     if isinstance(error, AuthoringError):
@@ -147,6 +148,20 @@ def _explain(error: Exception) -> tuple[str, int] | None:
     if isinstance(error, CeleriacError):
         return str(error), Exit.FAILED
     return None
+
+
+def _dev_hint(text: str) -> str:
+    """Of a default Redis that is not there, in a folder where `celeriac dev` has run: that it is over."""
+    from celeriac.celery_app.embedded import DEV_FOLDER
+    from celeriac.celery_app.settings import DEFAULT_REDIS_URL
+
+    here = Path.cwd()
+    dev = next(
+        (folder for folder in (here, *here.parents) if (folder / DEV_FOLDER / "dev.lock").exists()), None
+    )
+    if dev is None or f"{DEFAULT_REDIS_URL} does not answer" not in text:
+        return ""
+    return f".\nThe `celeriac dev` of {'this folder' if dev == here else dev} is not running"
 
 
 if __name__ == "__main__":

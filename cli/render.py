@@ -154,8 +154,8 @@ def _about(state: OrchestrationState) -> str:
 
 
 def short_failure(failure: FailureDetails) -> str:
-    """The error at the root of a failure, on one line."""
-    while failure.inner is not None:
+    """What went wrong, on one line: a failed step's own error, else what the code itself raised."""
+    while failure.inner is not None and failure.error_type.endswith(".TaskFailedError"):
         failure = failure.inner
     return f"{failure.error_type.rpartition('.')[2]}: {first_line(failure.message)}"
 
@@ -183,7 +183,7 @@ def show_state(out: Console, state: OrchestrationState, steps: Tree | None = Non
         ("Tags", ", ".join(f"{k}={v}" for k, v in state.tags.items())),
         ("Run", state.run or None),
         ("Events", state.history_length or None),
-        ("Waits for", state.waiting),
+        ("Waits for", _waits_for(state)),
         ("Reason", state.reason),
     ]
     for name, fact in facts:
@@ -201,6 +201,11 @@ def show_state(out: Console, state: OrchestrationState, steps: Tree | None = Non
     if steps is not None:
         grid.add_row("Now", steps)
     out.print(grid)
+
+
+def _waits_for(state: OrchestrationState) -> str:
+    """What it waits for, unless that is also the reason of its status, which is said beside it."""
+    return "" if state.waiting == state.reason else state.waiting
 
 
 def failure_text(failure: FailureDetails) -> Text:

@@ -43,6 +43,7 @@ class Child:
     started: float
     quick_deaths: int = 0
     restarts: int = 0
+    renewed_by: float = 0.0  # asked to end for a fresh one; killed when it still runs at this time
     pending: bytes = b""  # the beginning of a line
     last_lines: list[str] = field(default_factory=list)
 
@@ -101,6 +102,10 @@ class Supervisor:
             for child in list(self.children.values()):
                 if child.name not in self._due and child.process.poll() is not None:
                     self._died(child)
+                elif child.renewed_by and time.monotonic() > child.renewed_by:
+                    self._on_notice(child.name, "did not stop in time, killed")
+                    child.renewed_by = float("inf")
+                    kill_group(child.pid)
             self._start_due()
             if self.failure is not None:
                 raise self.failure
@@ -114,6 +119,16 @@ class Supervisor:
 
         self._thread = threading.Thread(target=serve, name="supervisor", daemon=True)
         self._thread.start()
+
+    def renew(self) -> None:
+        """Replace every child in order: SIGTERM now, SIGKILL if it takes too long, then a fresh one.
+
+        To be called from `each_turn`.
+        """
+        for child in self.children.values():
+            if child.process.poll() is None and not child.renewed_by:
+                child.renewed_by = time.monotonic() + self._stop_seconds
+                child.process.send_signal(signal.SIGTERM)
 
     def hurry(self) -> None:
         """Cut a `stop` that waits short: what still runs is killed now."""
@@ -193,6 +208,10 @@ class Supervisor:
         kill_group(child.pid)
         self._read_rest(child)
         code = child.process.returncode
+        if child.renewed_by:
+            child.renewed_by, child.quick_deaths = 0.0, 0
+            self._due[child.name] = time.monotonic()
+            return
         quick = time.monotonic() - child.started < QUICK_SECONDS
         child.quick_deaths = child.quick_deaths + 1 if quick and code >= 0 else 0
         # Exit 2 is our own refusal (a module that cannot be imported, a bad option): trying again is idle.

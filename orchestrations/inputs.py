@@ -46,9 +46,13 @@ def _check_none(definition: OrchestratorDefinition) -> None:
         codec.decode("null", definition.input_type)
     except CodecError as error:
         raise CodecError(
-            f"none was given, which does not fit: {error}. Give one, or give the function's parameter a "
-            "default or a type that accepts None"
+            f"none was given, and an input is needed ({_type_name(definition.input_type)}). "
+            "Give one, or give the function's parameter a default or a type that accepts None"
         ) from error
+
+
+def _type_name(annotation: Any) -> str:
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
 
 
 @lru_cache(maxsize=4096)

@@ -23,6 +23,7 @@ from ..model import activity
 from ._files import flush_folder, replacing
 
 BLOCK = 1024 * 1024
+DEV_FOLDER = ".celeriac"
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,21 @@ class CorruptObjectError(Exception):
 
 @activity
 def list_files(root: str, backup_dir: str, tracked_only: bool = False) -> list[str]:
-    """Paths of all regular files under `root`, sorted: those git tracks, or all but the backup itself."""
+    """Paths of all regular files under `root`, sorted: those git tracks, or all but the backup itself and
+    what `celeriac dev` keeps (its Redis writes there all the time).
+    """
     folder = Path(root)
     if not folder.is_dir():
         raise NonRetryableError(f"{root} is not a folder")
-    paths = _tracked(folder) if tracked_only else [p.relative_to(folder) for p in folder.rglob("*")]
+    paths = _tracked(folder) if tracked_only else _walked(folder)
     backup = Path(backup_dir).resolve()
     inside = (p for p in paths if not (folder / p).is_symlink() and (folder / p).is_file())
     return sorted(p.as_posix() for p in inside if not (folder / p).resolve().is_relative_to(backup))
+
+
+def _walked(folder: Path) -> list[Path]:
+    paths = (path.relative_to(folder) for path in folder.rglob("*"))
+    return [path for path in paths if DEV_FOLDER not in path.parts]
 
 
 def _tracked(folder: Path) -> list[Path]:

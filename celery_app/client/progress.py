@@ -13,7 +13,7 @@ from typing import Any
 
 from celeriac.orchestrations.errors import Attempt
 
-from .state import OrchestrationState, attempt_payload, iso
+from .state import OrchestrationState, attempt_payload, iso, moment
 
 
 class StepState(StrEnum):
@@ -96,9 +96,15 @@ class ProcessInfo:
     info: dict[str, Any]  # what it says about itself: host, pid, started, queues, ...
 
     def to_payload(self) -> dict[str, Any]:
-        """As JSON values."""
+        """As JSON values: names in camelCase, times in ISO 8601, `host` on its own for every kind."""
+        info = {name: value for name, value in self.info.items() if name not in ("started", "hostname")}
+        started, node = self.info.get("started"), self.info.get("hostname")
+        if isinstance(started, int):
+            info["startedAt"] = iso(moment(started))
+        if isinstance(node, str):
+            info["node"], info["host"] = node, node.rpartition("@")[2]
         return {
-            **self.info,
+            **_camel(info),
             "incarnation": self.incarnation,
             "kind": self.kind,
             "lapsesAt": iso(self.lapses_at),
@@ -113,6 +119,18 @@ class Served:
     activities: dict[str, tuple[str, ...]]
 
 
+def _camel(value: Any) -> Any:
+    """The same with every name in camelCase."""
+    if isinstance(value, dict):
+        return {_camel_name(str(name)): _camel(inner) for name, inner in value.items()}
+    return value
+
+
+def _camel_name(name: str) -> str:
+    head, *rest = name.split("_")
+    return head + "".join(map(str.title, rest))
+
+
 def _plain(value: Any) -> dict[str, Any]:
     """A flat value of this module as JSON values; what is not known is left out."""
     plain: dict[str, Any] = {}
@@ -124,6 +142,5 @@ def _plain(value: Any) -> dict[str, Any]:
             content = iso(content)
         elif isinstance(content, tuple):
             content = [attempt_payload(attempt) for attempt in content]
-        head, *rest = field.name.split("_")
-        plain[head + "".join(map(str.title, rest))] = content
+        plain[_camel_name(field.name)] = content
     return plain

@@ -23,7 +23,7 @@ from ..store import FencedError, GoneError, Keys, command, flights, queues
 from ..store.records import open_text
 from . import validation as check
 from .driving import Operation, ask, ask_all
-from .starting import Starting
+from .starting import Starting, UnfitInputError
 from .state import iso, millis, moment
 
 POISON = "-poison"
@@ -212,7 +212,7 @@ class Queues:
     def raise_event(self, message: TakenMessage, name: str, value: object) -> Operation[None]:
         """The message becomes an event of the instance it names, in one transaction."""
         if not isinstance(value, dict) or not isinstance(value.get("instanceId"), str):
-            raise InvalidArgumentError(
+            raise UnfitInputError(
                 'the message of an event trigger is {"instanceId": "...", "data": ...}, '
                 f"not {check.describe(value)}"
             )

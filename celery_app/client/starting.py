@@ -25,6 +25,10 @@ OnConflict: TypeAlias = Literal["fail", "use_existing", "terminate_existing"]
 Orchestrator: TypeAlias = "str | _Declared[Any, Any]"
 
 
+class UnfitInputError(InvalidArgumentError):
+    """The input can never be one of this orchestrator."""
+
+
 class Starting:
     """Makes start requests. Remembers the names that some process serves: they never go away."""
 
@@ -111,7 +115,7 @@ class Starting:
         try:
             read_input(definition, text)
         except CodecError as error:
-            raise InvalidArgumentError(f"the input does not fit orchestrator {name!r}: {error}") from error
+            raise UnfitInputError(f"the input does not fit orchestrator {name!r}: {error}") from error
 
 
 def _name_and_version(orchestrator: Orchestrator, version: str | None) -> tuple[str, str]:

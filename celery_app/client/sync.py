@@ -30,7 +30,7 @@ from .operations import Operations
 from .progress import InstanceProgress, ProcessInfo, Served
 from .querying import StatusFilter
 from .queues import LostListenerError, PoisonMessage, QueueSizes, TakenMessage
-from .starting import OnConflict
+from .starting import OnConflict, UnfitInputError
 from .state import OrchestrationFailedError, OrchestrationState, Page, Status
 from .waiting import check_timeout, until_ended
 
@@ -51,6 +51,7 @@ __all__ = [
     "Status",
     "StoreError",
     "TakenMessage",
+    "UnfitInputError",
 ]
 
 I = TypeVar("I")  # noqa: E741  I for input, as in registry.py

@@ -22,6 +22,7 @@ __all__ = [
 
 MOST_SKEW: Final = 2.0  # seconds between Redis' clock and ours
 MOST_LOOKED_AT: Final = 10_000  # keys of a database that others may have filled
+MOST_TYPES: Final = 1000  # of them asked for their type
 BINDING: Final = re.compile(r"_kombu\.binding(?:_permanent)?\.(.*)")
 
 
@@ -114,7 +115,8 @@ def check_neighbours(
     else:
         looked = f" among the first {MOST_LOOKED_AT:,} keys" if cut else ""
         report.add("neighbours", "ok", f"no other Celery application in this database{looked}")
-    _check_limit(report, settings, store, info, [key for key in others if not BINDING.fullmatch(key)])
+    unbound = [key for key in others if not BINDING.fullmatch(key)]
+    _check_limit(report, settings, store, info, _strangers(store, unbound, set(bindings)))
 
 
 def _keys(store: Store) -> tuple[list[str], bool]:
@@ -125,6 +127,18 @@ def _keys(store: Store) -> tuple[list[str], bool]:
             return keys, True
         keys.append(key.decode(errors="replace"))
     return keys, False
+
+
+def _strangers(store: Store, keys: list[str], bound: set[str]) -> list[str]:
+    """Without the lists that no Celery app has bound: those are trigger queues, which anybody may fill
+    before there is an orchestrator that listens.
+    """
+    some = keys[:MOST_TYPES]
+    with store.client.pipeline(transaction=False) as pipe:
+        for key in some:
+            pipe.type(key)
+        types: list[bytes] = pipe.execute()
+    return [key for key, kind in zip(some, types, strict=True) if kind != b"list" or key in bound]
 
 
 def _is_ours(key: str, settings: Settings, queues: set[str]) -> bool:

@@ -5,9 +5,10 @@ of those that a dead listener left, or in the poison list. Taking is one script;
 and the striking off of the message are one script too. A starter function runs between the two, and what it
 asks for is keyed by the message (message.py). So a listener may be killed at any instant.
 
-A message that is not JSON goes to `<queue>-poison` at once, with the reason. One that fails is tried again
-after a growing delay, during which it stays in its listener's record and blocks nobody; after `max_dequeue`
-tries it goes there too. Redis being away, or full, is not the message's fault and costs it no try.
+A message that is not JSON goes to `<queue>-poison` at once, with the reason; so does one that cannot be the
+input of the trigger's orchestrator (or, for an event, names no instance). One that fails otherwise is tried
+again after a growing delay, during which it stays in its listener's record and blocks nobody; after
+`max_dequeue` tries it goes there too. Redis being away, or full, is not the message's fault and costs no try.
 
 `QueueTriggers` is what a process hosts: one identity that beats, and one thread for each declared trigger.
 """
@@ -32,7 +33,7 @@ from celeriac.orchestrations import codec
 from celeriac.orchestrations.errors import CeleriacError, CodecError, RedisUnavailableError
 from celeriac.orchestrations.triggers import QueueTrigger
 
-from ..client.sync import Client, LimitError, LostListenerError, StoreError, TakenMessage
+from ..client.sync import Client, LimitError, LostListenerError, StoreError, TakenMessage, UnfitInputError
 from ..complaints import Complaints
 from .message import MessageClient
 
@@ -271,17 +272,25 @@ class QueueListener:
         except CodecError as error:
             self._give_up(message, error)  # it will never be JSON: further tries are of no use
             return
+        if self._trigger.starter is not None:
+            bound = MessageClient(self._client, self.queue, message.id, message.tries)
+            result = self._trigger.starter(value, bound)
+            if inspect.isawaitable(result):
+                self._await(result)
+            self._client.run(self._operations.done(message))
+            return
+        try:
+            self._deliver(message, value)
+        except UnfitInputError as error:
+            self._give_up(message, error)  # nor will it ever fit
+
+    def _deliver(self, message: TakenMessage, value: Any) -> None:
+        """Start the trigger's orchestrator with the message, or raise the trigger's event."""
         trigger, operations = self._trigger, self._operations
         if trigger.orchestrator:
             self._client.run(operations.start(message, trigger.orchestrator, value, trigger.version or None))
         elif trigger.event:
             self._client.run(operations.raise_event(message, trigger.event, value))
-        elif trigger.starter is not None:
-            bound = MessageClient(self._client, self.queue, message.id, message.tries)
-            result = trigger.starter(value, bound)
-            if inspect.isawaitable(result):
-                self._await(result)
-            self._client.run(operations.done(message))
 
     def _await(self, result: Awaitable[Any]) -> None:
         """An `async def` starter runs on the listener's own event loop."""

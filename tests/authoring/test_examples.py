@@ -54,6 +54,14 @@ def test_a_backup_holds_every_file(site: Path, max_parallel: int | None) -> None
     assert not [path for path in (site / "backup").rglob("*") if path.name.startswith(".partial")]
 
 
+def test_what_celeriac_dev_keeps_is_left_out(site: Path) -> None:
+    for folder in (site, site / "sub"):
+        (folder / ".celeriac" / "redis").mkdir(parents=True)
+        (folder / ".celeriac" / "redis" / "appendonly.aof").write_text("changes while it is read")
+    listed = backup.list_files(str(site), str(site / "backup"))
+    assert len(listed) == 4, listed
+
+
 def test_what_is_wrong_with_a_backup_is_said(site: Path) -> None:
     manifest = testing.run(backup_site, BackupRequest(str(site), str(site / "backup"))).output.manifest
     (site / "new").write_text("new")

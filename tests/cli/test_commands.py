@@ -87,7 +87,10 @@ def test_an_input_that_does_not_fit_starts_nothing(
     assert cli("status", "o-1")[0] == Exit.NOT_FOUND
     code, out, err = cli(*start[:-1])
     assert (code, out) == (Exit.USAGE, "")
-    assert "the input does not fit orchestrator 'order_things': none was given" in err
+    assert (
+        "the input does not fit orchestrator 'order_things': none was given, and an input is needed (int)"
+        in err
+    )
     assert cli(*start, "3")[:2] == (0, "o-1\n"), "what the module prints does not mix with the id"
 
 

@@ -67,6 +67,9 @@ def test_no_memory_limit_beside_other_keys_and_databases(settings: Settings, des
     level, text = neighbours(settings, desk)["limit"]
     assert (level, "'session:1'" in text) == ("warn", True)
     desk.client.delete("session:1")
+    desk.client.rpush("orders", "{}")  # to a queue trigger that is yet to be deployed
+    assert neighbours(settings, desk)["limit"][0] == "ok"
+    desk.client.delete("orders")
     other = Store.connect(replace(settings, redis_url=settings.redis_url.replace("db=0", "db=3")))
     other.client.set("x", "y")
     level, text = neighbours(settings, desk)["limit"]

@@ -15,11 +15,12 @@ from celeriac.celery_app.client.progress import (
     ActivityProgress,
     GroupProgress,
     InstanceProgress,
+    ProcessInfo,
     StepState,
     TimerProgress,
 )
 from celeriac.celery_app.client.queues import PoisonMessage
-from celeriac.celery_app.client.state import OrchestrationState, Status
+from celeriac.celery_app.client.state import OrchestrationState, Status, iso
 from celeriac.cli import histories, render, trees
 from celeriac.orchestrations import history as kinds
 from celeriac.orchestrations.errors import Attempt, FailureDetails
@@ -197,6 +198,34 @@ def test_the_status_of_a_parent_says_why_its_child_waits() -> None:
     assert "order-1:0003" in captured.get()
     assert "no worker serves 'ship'" in captured.get()
     assert trees.steps_of(InstanceProgress(state=state())) is None
+
+
+def test_a_reason_that_is_also_what_it_waits_for_is_said_once() -> None:
+    reason = "its code blocked at flows.py:7; deploy mended code"
+    out = Console(file=io.StringIO(), width=100)
+    render.show_state(out, state(status=Status.SUSPENDED, reason=reason, waiting=reason))
+    assert isinstance(out.file, io.StringIO)
+    assert out.file.getvalue().count(reason) == 1
+
+
+def test_a_list_shows_the_error_that_says_most() -> None:
+    cause = FailureDetails(error_type="builtins.RuntimeError", message="no running event loop")
+    wrong = FailureDetails(error_type="builtins.TypeError", message="use ctx.create_timer", inner=cause)
+    step = FailureDetails(error_type="celeriac.orchestrations.errors.TaskFailedError", inner=wrong)
+    for failure in (wrong, step):
+        assert render.short_failure(failure) == "TypeError: use ctx.create_timer"
+
+
+def test_processes_as_json_have_one_spelling() -> None:
+    lists = {"priority_steps": [0, 3], "queue": "q"}
+    at = NOW.replace(microsecond=0)
+    started = int(at.timestamp() * 1000)
+    worker = {"hostname": "worker-7@box", "pid": 7, "started": started, "lists": lists}
+    payload = ProcessInfo(incarnation="w1", kind="worker", lapses_at=at, info=worker).to_payload()
+    assert payload == {
+        "incarnation": "w1", "kind": "worker", "pid": 7, "host": "box", "node": "worker-7@box",
+        "startedAt": iso(at), "lapsesAt": iso(at), "lists": {"prioritySteps": [0, 3], "queue": "q"},
+    }  # fmt: skip
 
 
 def test_a_history_reads_like_a_story(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from celeriac.celery_app.client.sync import Client, Status
 from celeriac.celery_app.settings import Settings
 from celeriac.celery_app.store import Store
 from celeriac.celery_app.triggers import MessageClient, QueueTriggers
+from celeriac.orchestrations import OrchestrationContext, orchestrator
 from celeriac.orchestrations.errors import InvalidArgumentError
 from celeriac.orchestrations.history import EventRaised, decode_event
 from celeriac.orchestrations.registry import OrchestratorDefinition, Registry
@@ -21,6 +22,11 @@ from celeriac.orchestrations.triggers import QueueTrigger
 
 REGISTRY = Registry()
 REGISTRY.add(OrchestratorDefinition(name="flow", version="", function=lambda ctx: None))
+
+
+@orchestrator(name="count", registry=REGISTRY)
+async def count(ctx: OrchestrationContext, upto: int) -> int:
+    return upto
 
 
 @pytest.fixture
@@ -147,6 +153,8 @@ def test_an_event_goes_to_the_instance_the_message_names(
     reasons = sorted(p.reason for p in client.poison(queue))
     assert "nobody" in reasons[0] + reasons[1] + reasons[2]
     assert sum("instanceId" in r for r in reasons) == 2
+    tries = {str(p.message): p.tries for p in client.poison(queue)}
+    assert tries["text"] == tries["{'data': 1}"] == 1, "it will never name an instance"
     events = [decode_event(raw) for raw in store.client.lrange(store.keys.inbox("a"), 0, -1)]
     assert [(e.name, e.input) for e in events if isinstance(e, EventRaised)] == [("Approved", '{"by":"me"}')]
 
@@ -165,6 +173,24 @@ def test_bad_json_ends_in_the_poison_list_with_its_reason(
     assert first.to_payload()["since"].endswith("Z")
     (sizes,) = client.queue_sizes(queue)
     assert (sizes.waiting, sizes.poison) == (0, 2)
+
+
+def test_a_message_that_does_not_fit_the_input_is_given_up_at_once(
+    client: Client, queue: str, listen: Any
+) -> None:
+    listen(QueueTrigger(queue, orchestrator="count", max_dequeue=3))
+    for message in ("many", None, 3):
+        client.push(queue, message)
+    until(lambda: len(client.poison(queue)) == 2 and len(client.list()) == 1)
+    assert [poison.tries for poison in client.poison(queue)] == [1, 1], "it will never fit"
+    assert "does not fit orchestrator 'count'" in client.poison(queue)[0].reason
+
+
+def test_an_input_that_a_starter_gets_wrong_keeps_its_tries(client: Client, queue: str, listen: Any) -> None:
+    listen(QueueTrigger(queue, starter=lambda message, client: client.start("count", "x"), max_dequeue=2))
+    client.push(queue, 1)
+    until(lambda: len(client.poison(queue)) == 1)
+    assert client.poison(queue)[0].tries == 2
 
 
 def test_a_failing_message_blocks_nobody_and_can_be_redriven(
