@@ -4,6 +4,6 @@
 and `async_client.py` answer them.
 """
 
-from .sync import AsyncClient, Client
+from .sync import AsyncClient, Client, OrchestrationFailedError, OrchestrationState, Status
 
-__all__ = ["AsyncClient", "Client"]
+__all__ = ["AsyncClient", "Client", "OrchestrationFailedError", "OrchestrationState", "Status"]

@@ -106,3 +106,10 @@ LINK = re.compile(r"\]\((?!https?://|#)([^)#\s]+)")
 def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
     links = LINK.findall(page.read_text(encoding="utf-8"))
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    linked = {(ROOT / link).resolve() for link in LINK.findall(readme)}
+    missed = [name(page) for page in PAGES[1:] if not linked & {page, page.parent}]
+    assert missed == []
