@@ -20,7 +20,7 @@ import select
 import signal
 import sys
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 from celeriac.orchestrations.errors import CeleriacError
@@ -36,6 +36,7 @@ logger = logging.getLogger("celeriac.beat")
 
 PROMOTE = 100
 SWEEP = 200
+RETRY_AFTER = 0.2  # seconds between tries to return what a dead worker held
 
 
 class Beat:
@@ -89,11 +90,18 @@ class Beat:
 
     def give_up(self) -> None:
         """The worker is dead: return what it held."""
-        for name in sorted(self.incarnations):
+        end = monotonic() + self._lease / 1000  # then the sweep of others does it
+        while self.incarnations:
+            name = min(self.incarnations)
             try:
                 self._store.run(flights.forget(self._store.keys, name, self._lease, max_lost=self._max_lost))
             except CeleriacError as error:
-                logger.warning("messages of worker %d wait for the sweep: %s", self._worker, error)
+                if monotonic() >= end:
+                    logger.warning("messages of worker %d wait for the sweep: %s", self._worker, error)
+                    return
+                sleep(RETRY_AFTER)
+            else:
+                self.incarnations.discard(name)
 
 
 def _lines() -> tuple[list[bytes], bool]:

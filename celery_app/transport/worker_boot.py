@@ -25,6 +25,7 @@ from ..activity_worker import imposed
 from ..activity_worker.runtime import runtime_of
 from ..settings import Settings
 from ..signing import verifier
+from .handed import release, unheard
 from .inflight import ROSTER
 from .redis import Executor, Transport
 
@@ -143,7 +144,7 @@ class ExecutorStep(bootsteps.StartStopStep):
                 late=partial(_late, parent.app),
                 inline=kind == "solo",
                 verify=verifier(runtime_of(parent.app).settings.signing_key),
-                dropped=_flushed if kind == "prefork" else _nothing,
+                dropped=partial(release, parent.pool) if kind == "prefork" else _nothing,
             )
             if kind == "prefork" and parent.hub is not None:
                 # A hook of Celery's worker that its own consumer leaves unused: called first when it stops.
@@ -169,11 +170,13 @@ def _let_children_accept(consumer: Any, transport: Transport) -> None:
 
     transport.stopping = True
     until, loop = time.monotonic() + ACCEPT_WITHIN, consumer.hub.create_loop()
-    while _flushed() and not state.should_terminate and time.monotonic() < until:
+    while unheard() and not state.should_terminate and time.monotonic() < until:
         try:
             next(loop)
         except StopIteration:
             loop = consumer.hub.create_loop()
+    if not state.should_terminate:
+        release(consumer.pool)  # what a child has, but has not said so yet, is waited for
 
 
 def _late(app: Celery, name: str) -> bool:
@@ -184,11 +187,3 @@ def _late(app: Celery, name: str) -> bool:
 def _nothing() -> set[str]:
     """Threads finish everything that was handed to them, and solo has finished already."""
     return set()
-
-
-def _flushed() -> set[str]:
-    """What prefork drops when a connection is lost: handed to the pool and not yet accepted by a child."""
-    from celery.worker import state  # only a worker has it loaded
-
-    reserved = set(state.reserved_requests).difference(state.active_requests)
-    return {str(request.message.delivery_tag) for request in reserved}

@@ -11,8 +11,6 @@ from typing import Any
 from .checks_work import Finding
 from .evidence import Evidence
 
-AT_THE_CUT = 1.0  # seconds between a cut and the moment in which a busy worker has dealt with it
-
 
 class Duplicates:
     """The runs of one evidence that were more than needed."""
@@ -20,7 +18,6 @@ class Duplicates:
     def __init__(self, evidence: Evidence) -> None:
         self._facts = evidence.facts
         self._deadly = [fault for fault in evidence.faults if self._is_deadly(fault)]
-        self._cuts = [fault for fault in evidence.faults if fault["kind"].startswith("cut")]
         self.causes: Counter[str] = Counter()  # kind of fault: duplicates that it explains
         self.findings: list[Finding] = []
         for (execution, seq), runs in evidence.runs.items():
@@ -51,18 +48,7 @@ class Duplicates:
             hit = fault["kind"].startswith("redis") or pids & set(fault["pids"])
             if hit and fault["from"] <= end and fault["until"] >= begin:
                 return fault
-        return next((fault for fault in self._cuts if _began_as_cut(fault, runs[:-1])), None)
-
-
-def _began_as_cut(fault: dict[str, Any], runs: list[dict[str, Any]]) -> bool:
-    """Whether a child of a prefork pool began one of these runs as its worker lost its connection.
-
-    The worker gives back what no child has accepted, and may not have heard of this one yet.
-    """
-    return any(
-        {run["pid"], run["parent"]} <= set(fault["pids"]) and abs(run["at"] - fault["from"]) < AT_THE_CUT
-        for run in runs
-    )
+        return None
 
 
 def _was_needed(before: dict[str, Any], run: dict[str, Any]) -> bool:
