@@ -26,9 +26,9 @@ def release(pool: Any) -> set[str]:
 
     waiting = getattr(pool._pool, "outbound_buffer", ())  # billiard's pool
     for request in unheard():
-        job = request._apply_result() if request._apply_result is not None else None
+        job: Any = request._apply_result() if request._apply_result is not None else None
         child = job._write_to if job is not None and job not in waiting else None
-        if child is None or not child._is_alive():
+        if job is None or child is None or not child._is_alive():
             continue
         # The pool's `flush` drops the jobs that are not so marked, the consumer's `on_close` the requests.
         # What the child says later is still heard: it sets the time limits and counts the task.
