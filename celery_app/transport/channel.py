@@ -195,9 +195,6 @@ class Channel(WatchedChannel):
     def _brpop_read(self, **options: Any) -> Literal[True]:
         """Called when the socket is readable: read the replies, start what they brought."""
         if not self._intake.busy:
-            connection = self.client.connection
-            if self.durable and (connection._sock is None or not connection.can_read(0)):
-                raise Empty  # an event of a socket that is gone: nothing was asked, so nothing will come
             return super()._brpop_read(**options)
         self._intake.read(self.client.connection)
         if not self.pump():
