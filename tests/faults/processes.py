@@ -48,6 +48,7 @@ class Process:
         self.paused = False  # it stands still, and so does its beat helper
         self.drag = 1  # how slow its commands are, in a simulation
         self.helper = False  # a beat helper, which lives and dies with its worker
+        self.severed = False  # the own connection of its transport broke, which it is yet to notice
         self.store: GatedStore
 
     def step(self) -> bool:
@@ -104,6 +105,10 @@ class Worker(Process):
         )  # one app serves all workers in turn
         self.app.set_current()
         flying = self.flying
+        if self.severed:
+            self.severed = False
+            self._reconnect()
+            return True
         try:
             if flying.incarnation is None or flying.unsettled:
                 flying.settle(self.store.send)

@@ -22,6 +22,8 @@ def roll_back(sim: Simulation) -> None:
     sim.rolled_back += 1
     _tell(sim, f"redis rolled back to {len(kept)} keys")
     sim.scheduler.cut |= {actor.name for actor in sim.scheduler.actors}
+    for actor in sim.scheduler.actors:
+        actor.process.severed = True
 
 
 def copy_messages(sim: Simulation) -> None:
