@@ -20,6 +20,10 @@ from celeriac.celery_app.store import Store
 
 pytest_plugins = ["lanes"]  # how `make test` is shared out
 
+# A shell's background job begins with SIGINT ignored, and so would all that a test stops with Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 STATUSES = ("Pending", "Running", "Suspended", "Completed", "Failed", "Terminated", "Cancelled")
 ENDED = STATUSES[3:]
 

@@ -192,11 +192,12 @@ def test_the_status_of_a_parent_says_why_its_child_waits() -> None:
     child = InstanceProgress(state=state("order-1:0003", waiting="no worker serves 'ship'"))
     steps = trees.steps_of(InstanceProgress(state=state(), children=(child,)))
     assert steps is not None
-    out = render.console()
+    out = Console(file=io.StringIO(), width=120)
     with out.capture() as captured:
         render.show_state(out, state(), steps)
-    assert "order-1:0003" in captured.get()
-    assert "no worker serves 'ship'" in captured.get()
+    text = captured.get()
+    assert "order-1:0003" in text
+    assert "no worker serves 'ship'" in text
     assert trees.steps_of(InstanceProgress(state=state())) is None
 
 

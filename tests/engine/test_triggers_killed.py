@@ -213,12 +213,13 @@ def test_a_listener_that_stood_still_goes_on_under_another_name(
         if n == 30:
             sleeper.send_signal(signal.SIGSTOP)
     parts = 2 if kind == "starter" else 1
-    until(store, lambda: not held(store) and len(started(client)) == 60 * parts, 20)
+    until(store, lambda: not held(store) and len(started(client)) == 60 * parts, 40)
     sleeper.send_signal(signal.SIGCONT)
-    until(store, lambda: len({p.incarnation for p in client.workers()} - names) == 1, 10)
+    new = lambda: [p for p in client.workers() if p.incarnation not in names]  # noqa: E731
+    until(store, lambda: any(p.info["pid"] == sleeper.pid for p in new()), 30)
     for n in range(60, 90):
         client.push(queue, n)
-    until(store, lambda: not held(store) and len(started(client)) == 90 * parts, 20)
+    until(store, lambda: not held(store) and len(started(client)) == 90 * parts, 40)
     assert set(started(client).values()) == {1}
 
 
