@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import time
@@ -21,11 +22,11 @@ HERE = Path(__file__).parent / "engine"  # where the workflows are
 class Site:
     """A hub and the processes of this test on it."""
 
-    def __init__(self, url: str, folder: Path, *apps: str) -> None:
+    def __init__(self, url: str, folder: Path, *apps: str, **settings: Any) -> None:
         hub = f"p{secrets.token_hex(4)}"
         self.folder = folder
         self.settings = Settings(
-            redis_url=url, hub=hub, queue=f"{hub}-queue", apps=apps or ("flows_of_processes",)
+            redis_url=url, hub=hub, queue=f"{hub}-queue", apps=apps or ("flows_of_processes",), **settings
         )
         self.store = Store.connect(self.settings)
         self.client = Client(settings=self.settings, store=self.store)
@@ -66,14 +67,19 @@ class Site:
         self,
         condition: Callable[[], Any],
         process: subprocess.Popen[bytes] | None = None,
-        timeout: float = 30,
+        timeout: float = 60,
     ) -> Any:
+        """What the condition gives, once it is true; meanwhile no process that is needed may end."""
         end = time.monotonic() + timeout
         while not (found := condition()):
             assert time.monotonic() < end, f"not within {timeout} s\n{self.logs()}"
-            assert process is None or process.poll() is None, self.logs()
+            assert all(one.poll() is None for one in self.needed(process)), self.logs()
             time.sleep(0.02)
         return found
+
+    def needed(self, process: subprocess.Popen[bytes] | None) -> list[subprocess.Popen[bytes]]:
+        """The processes that must not end while a condition is waited for."""
+        return [process] if process else []
 
     def wait(self, instance: str, timeout: float = 60) -> OrchestrationState:
         try:
@@ -90,8 +96,8 @@ class Site:
                 process.terminate()
         for process in self.running:
             try:
-                process.wait(10)
+                process.wait(15)
             except subprocess.TimeoutExpired:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         self.store.close()

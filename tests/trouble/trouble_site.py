@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import redis
+import sites
 from proxy import Proxy
 
 from celeriac.celery_app import embedded
-from celeriac.celery_app.client.sync import Client, OrchestrationState
-from celeriac.celery_app.settings import Settings
-from celeriac.celery_app.store import Store
+from celeriac.celery_app.client.sync import Client
 from celeriac.orchestrations.errors import RedisUnavailableError
 
 HERE = Path(__file__).parent
@@ -97,32 +92,18 @@ class Load(threading.Thread):
         return self.acknowledged
 
 
-class Site:
-    """A hub behind the proxy, and the processes of one test on it."""
+class Site(sites.Site):
+    """A hub behind the proxy, and the processes of one test on it: none of them may give up and leave."""
 
     def __init__(self, proxy: Proxy, folder: Path, **settings: Any) -> None:
-        hub = f"x{secrets.token_hex(4)}"
-        self.proxy, self.folder, self.effects = proxy, folder, folder / "effects"
-        self.queue = f"{hub}-orders"
-        self.settings = Settings(
-            redis_url=proxy.url, hub=hub, queue=f"{hub}-queue", apps=("trouble_flows",), **settings
-        )
-        self.store = Store.connect(self.settings)
-        self.client = Client(settings=self.settings, store=self.store)
-        self.running: list[subprocess.Popen[bytes]] = []
+        super().__init__(proxy.url, folder, "trouble_flows", **settings)
+        self.proxy, self.effects = proxy, folder / "effects"
+        self.queue = f"{self.settings.hub}-orders"
         self.effects.touch()
 
-    def start(self, *command: str) -> subprocess.Popen[bytes]:
-        known = self.settings.environment() | {
-            "PYTHONPATH": str(HERE), "TROUBLE_EFFECTS": str(self.effects), "TROUBLE_QUEUE": self.queue,
-        }  # fmt: skip
-        with (self.folder / f"{command[0]}-{len(self.running)}.log").open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "celeriac.cli.main", *command], env=os.environ | known,
-                cwd=self.folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
-        self.running.append(process)
-        return process
+    def start(self, *command: str, **environment: str) -> subprocess.Popen[bytes]:
+        ours = {"PYTHONPATH": str(HERE), "TROUBLE_EFFECTS": str(self.effects), "TROUBLE_QUEUE": self.queue}
+        return super().start(*command, **ours, **environment)
 
     def up(self, *pools: str, orchestrators: int = 2) -> None:
         """Orchestrators, and a worker of each pool; returns when all are known."""
@@ -130,25 +111,14 @@ class Site:
             self.start("orchestrator")
         for pool in pools:
             self.start("worker", "--pool", pool, "--concurrency", "4")
-        self.until(lambda: self.alive("o") >= orchestrators and self.alive("w") >= len(pools), 60)
+        self.until(lambda: self.alive("o") >= orchestrators and self.alive("w") >= len(pools))
 
     def alive(self, kind: str) -> int:
         known = self.store.client.hkeys(self.store.keys.procs)
         return sum(name.startswith(kind.encode()) for name in known)
 
-    def until(self, condition: Callable[[], Any], timeout: float = 60) -> Any:
-        end = time.monotonic() + timeout
-        while not (found := condition()):
-            assert time.monotonic() < end, f"not within {timeout} s\n{self.logs()}"
-            self.all_are_there()
-            time.sleep(0.02)
-        return found
-
-    def wait(self, instance: str, timeout: float = 60) -> OrchestrationState:
-        try:
-            return self.client.wait(instance, timeout=timeout)
-        except TimeoutError as error:
-            raise AssertionError(f"{error}\n{self.logs()}") from error
+    def needed(self, process: subprocess.Popen[bytes] | None) -> list[subprocess.Popen[bytes]]:
+        return self.running
 
     def completed(self, ids: list[str]) -> None:
         """Each of these instances of `steps` has ended, with the output it must have."""
@@ -162,23 +132,7 @@ class Site:
 
     def all_are_there(self) -> None:
         """No process has given up and left."""
-        for process in self.running:
-            assert process.poll() is None, self.logs()
+        assert all(process.poll() is None for process in self.running), self.logs()
 
     def log(self, kind: str) -> str:
         return "\n".join(path.read_text() for path in sorted(self.folder.glob(f"{kind}-*.log")))
-
-    def logs(self) -> str:
-        return "\n".join(f"--- {p.name}\n{p.read_text()[-3000:]}" for p in sorted(self.folder.glob("*.log")))
-
-    def close(self) -> None:
-        for process in self.running:
-            if process.poll() is None:
-                process.terminate()
-        for process in self.running:
-            try:
-                process.wait(15)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-        self.store.close()
