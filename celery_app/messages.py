@@ -85,6 +85,20 @@ class Notes(msgspec.Struct, frozen=True, omit_defaults=True):
     spared: int = 0  # attempts that do not count against the retry policy: their process died
     unknown: int = 0  # since when (milliseconds) no worker that took it knew the activity
 
+    @property
+    def kept(self) -> str:
+        """The text that the store keeps beside the step for when its message is gone; '' for nothing to keep.
+
+        Without `lost`: that one is part of the step's state.
+        """
+        return f"{self.spared} {self.unknown}" if self.spared or self.unknown else ""
+
+    @classmethod
+    def of_kept(cls, text: str, lost: int) -> Notes:
+        """What `kept` gave, with the number of processes that died in a row."""
+        spared, unknown = text.split() if text else (0, 0)
+        return cls(lost, int(spared), int(unknown))
+
 
 class StepHeader(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a worker knows of a step beside its call. Times in milliseconds."""

@@ -162,6 +162,7 @@ def failed(
         failed=msgspec.json.encode(note),
         start_by=now + again.delay + options.schedule_to_start if options.schedule_to_start else 0,
         lost=again.notes.lost,
+        notes=again.notes.kept,
     )
 
 

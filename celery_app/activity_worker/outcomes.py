@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
 
 from celery.exceptions import Reject, SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 from kombu.exceptions import DecodeError
+from msgspec.structs import replace
 
 from celeriac.orchestrations.errors import (
     ActivityTimeoutError,
@@ -32,7 +33,7 @@ from celeriac.orchestrations.errors import (
 from .. import retrying
 from ..complaints import Complaints
 from ..messages import STEP_HEADER, STEP_META_HEADER, GroupRef, Step, TaskId, read_header
-from ..store import Call, GoneError, StoreError, command, payloads
+from ..store import Call, GoneError, StoreError, command, payloads, steps
 from .runtime import Runtime
 
 __all__ = ["Caught", "OutcomeWriter", "caught_from", "step_from"]
@@ -149,10 +150,19 @@ class OutcomeWriter:
     def failure(self, step: Step, caught: Caught) -> None:
         """Park the next attempt, or end the step with this failure."""
         now = self.settle(command(b"TIME", decode=_milliseconds))
+        if caught.failure.is_caused_by(ActivityWorkerLostError):
+            step = self._counted(step)
         again = retrying.judge(step, caught.failure, now, caught.delay, self._runtime.settings.max_lost)
         keys, emitter = self._runtime.store.keys, self._runtime.emitter
         if self._close(step, retrying.failed(keys, emitter, step, caught.failure, again, now)):
             _tell(step, caught.failure, again)
+
+    def _counted(self, step: Step) -> Step:
+        """The step with all deaths in a row: its message does not know of whole workers that died with it."""
+        task, header = step.task, step.header
+        found = self.settle(steps.deaths(self._runtime.store.keys, task.execution, task.seq))
+        lost = max(found, header.notes.lost)
+        return step._replace(header=replace(header, notes=replace(header.notes, lost=lost)))
 
     def settle(self, call: Call[T]) -> T:
         """Run a call until it is answered; Reject when the worker stops before that."""

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from celeriac.orchestrations.errors import ActivityMessageLostError, CeleriacError
 from celeriac.orchestrations.history import TimerCreated
 
-from ..messages import Notes, Step, TaskId
+from ..messages import Step, TaskId
 from ..retrying import MessageMaker
 from ..settings import Settings
 from ..store import Store, audit
@@ -79,7 +79,7 @@ class Audit:
         if isinstance(opener, TimerCreated):
             return self._store.run(audit.retime(self._store.keys, suspect, opener.due)) == "OK"
         task = TaskId(suspect.execution, suspect.seq, suspect.attempt, suspect.instance)
-        step = self._opened.step(task, opener, Notes(lost=suspect.lost))
+        step = self._opened.step(task, opener, suspect.lost)
         if step is None:
             self._say_once(suspect, "its history does not say what opened it")
             return False

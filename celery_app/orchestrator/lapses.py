@@ -18,7 +18,7 @@ from celeriac.orchestrations.errors import (
 )
 
 from .. import retrying
-from ..messages import Notes, Step, TaskId
+from ..messages import Step, TaskId
 from ..store import Store
 from ..store.records import Lapsed
 from .chores import Clock
@@ -75,8 +75,8 @@ class Lapses:
         openers = self._opened.openers(seqs)
         for one in lapsed:
             task = TaskId(one.execution, one.seq, one.attempt, one.instance)
-            notes = Notes(lost=self._max_lost) if one.kind == "l" else Notes()
-            step = self._opened.step(task, openers.get((one.instance, one.seq)), notes)
+            lost = self._max_lost if one.kind == "l" else 0
+            step = self._opened.step(task, openers.get((one.instance, one.seq)), lost)
             if step is not None:
                 self._judge.fail(step, self._error(one, step))
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from celeriac.orchestrations.history import GroupScheduled, TaskScheduled, TimerCreated, decode_event
 
 from ..messages import GroupRef, Notes, Step, StepHeader, TaskId
-from ..store import Store, command
+from ..store import Store, command, steps
 from .payloads import PARTS_CHUNK, decode_parts, fields_of
 from .reading import Reader
 
@@ -51,11 +51,17 @@ class OpenedSteps:
             last -= CHUNK
         return found
 
-    def step(self, task: TaskId, opener: Opener | None, notes: Notes) -> Step | None:
-        """The step of that attempt; None if what opened it is not known, or no activity."""
+    def step(self, task: TaskId, opener: Opener | None, lost: int) -> Step | None:
+        """The step of that attempt, under which `lost` processes died in a row; None if what opened it is not
+        known, or no activity.
+        """
+        if not isinstance(opener, TaskScheduled | GroupScheduled):
+            return None
+        kept = self._store.run(steps.kept_notes(self._store.keys, task.execution, task.seq))
+        notes = Notes.of_kept(kept, lost)
         if isinstance(opener, TaskScheduled):
             return Step(task, opener.name, opener.input, StepHeader(opener.options, opener.at, 0, notes))
-        return self._part(task, opener, notes) if isinstance(opener, GroupScheduled) else None
+        return self._part(task, opener, notes)
 
     def _part(self, task: TaskId, group: GroupScheduled, notes: Notes) -> Step:
         index = task.seq - group.seq

@@ -8,18 +8,15 @@ call answers when the next one is worth making.
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import msgspec
 
 from .keys import Keys
 from .scripts import Call, command, script
+from .steps import deaths_in
 
 __all__ = ["AuditReport", "Mended", "Suspect", "audit", "mended", "note_mended", "resend", "retime"]
-
-
-_LOST = re.compile(r"\|l(\d+)(?:\|g\d+)?$")
 
 
 class Mended(msgspec.Struct, frozen=True):
@@ -53,8 +50,7 @@ class Suspect(msgspec.Struct, frozen=True):
     @property
     def lost(self) -> int:
         """How many processes died in a row while they ran the step."""
-        found = _LOST.search(self.state)
-        return int(found.group(1)) if found else 0
+        return deaths_in(self.state)
 
 
 class AuditReport(msgspec.Struct, frozen=True):

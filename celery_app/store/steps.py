@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from .keys import Keys
 from .scripts import Call, command, script
 
-__all__ = ["arm", "complete", "last_note", "retry"]
+__all__ = ["arm", "complete", "deaths", "deaths_in", "kept_notes", "last_note", "retry"]
+
+_DEATHS = re.compile(r"\|l(\d+)(?:\|g\d+)?$")
 
 
 def _word(reply: Any) -> str:
@@ -52,17 +55,19 @@ def retry(
     failed: bytes,
     start_by: int = 0,
     lost: int = 0,
+    notes: str = "",
     now: int = 0,
 ) -> Call[str]:
     """Park attempt `attempt + 1` (its ready-made `message`) until `due`: "OK", "GONE" or "STALE".
 
     `failed` is the JSON of the Attempt that failed; `start_by` the next one's deadline for its start, or 0;
-    `lost` how many processes died in a row under the step.
+    `lost` how many processes died in a row under the step; `notes` what else its message says of earlier
+    attempts (`Notes.kept`), kept for when that is lost.
     """
     return script("retry").call(
         keys, instance=instance, execution=execution, seq=str(seq), attempt=attempt, due=due,
-        queue_key=queue_key, message=message, failed=failed, start_by=start_by, lost=lost, now=now,
-        decode=_word, idempotent=True,
+        queue_key=queue_key, message=message, failed=failed, start_by=start_by, lost=lost, notes=notes,
+        now=now, decode=_word, idempotent=True,
     )  # fmt: skip
 
 
@@ -94,3 +99,27 @@ def arm(
 def last_note(keys: Keys, execution: str, seq: int) -> Call[bytes | None]:
     """The JSON that the last heartbeat of the step told, by whichever attempt; None without any."""
     return command("HGET", keys.open(execution), f"h{seq}")
+
+
+def kept_notes(keys: Keys, execution: str, seq: int) -> Call[str]:
+    """The `notes` that the last `retry` of the step kept; '' without any."""
+    return command("HGET", keys.open(execution), f"n{seq}", decode=_text)
+
+
+def deaths(keys: Keys, execution: str, seq: int) -> Call[int]:
+    """How many processes died in a row while they ran the open step; 0 for one that has ended."""
+
+    def decode(reply: Any) -> int:
+        return deaths_in(_text(reply))
+
+    return command("HGET", keys.open(execution), str(seq), decode=decode)
+
+
+def deaths_in(state: str) -> int:
+    """The same, from the field of the step."""
+    found = _DEATHS.search(state)
+    return int(found.group(1)) if found else 0
+
+
+def _text(reply: Any) -> str:
+    return (reply or b"").decode()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from celeriac.celery_app.messages import Notes
 from celeriac.celery_app.store import Store, flights, steps
 
 NOW = 1_000_000
@@ -141,3 +142,29 @@ def test_a_retry_tells_how_many_died(deaths: Deaths) -> None:
         assert deaths.store.run(call) == "OK"
         assert deaths.state() == state
     deaths.store.client.delete(record)
+
+
+def test_a_retry_keeps_what_its_message_says(deaths: Deaths) -> None:
+    """For who makes another message, or judges without one; it goes with the step."""
+    store, start = deaths.store, {"instance": "order:7", "execution": EXECUTION, "seq": 1}
+    record = store.keys.inst("order:7")
+    store.client.hset(record, mapping={"execution": EXECUTION, "stage": "0"})
+    store.client.hset(deaths.open, "1", "1|r|w1|5")
+    for attempt, notes in ((1, Notes(1, 1)), (2, Notes(0, 2, 1_700_000_000_000)), (3, Notes(0, 2))):
+        call = steps.retry(
+            store.keys, **start, attempt=attempt, due=5, queue_key="q", message=step(1, attempt + 1),
+            failed=b"{}", lost=notes.lost, notes=notes.kept, now=NOW,
+        )  # fmt: skip
+        assert [store.run(call), store.run(call)] == ["OK", "OK"]
+        kept = store.run(steps.kept_notes(store.keys, EXECUTION, 1))
+        assert Notes.of_kept(kept, store.run(steps.deaths(store.keys, EXECUTION, 1))) == notes
+    call = steps.complete(store.keys, **start, attempt=4, success=True, text=b"{")
+    assert store.run(call) == "OK"
+    assert store.client.hgetall(deaths.open) == {}
+    assert store.run(steps.kept_notes(store.keys, EXECUTION, 1)) == ""
+    store.client.delete(record, store.keys.inbox("order:7"), store.keys.ready, store.keys.wake)
+
+
+def test_an_ordinary_retry_keeps_nothing(deaths: Deaths) -> None:
+    assert Notes(lost=2).kept == ""
+    assert Notes.of_kept("", 2) == Notes(lost=2)

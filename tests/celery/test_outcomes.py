@@ -299,6 +299,21 @@ def test_processes_that_die_again_and_again_end_in_a_clear_failure(
     assert "os._exit" in event.failure.message
 
 
+def test_the_deaths_of_whole_workers_and_of_children_are_one_count(
+    bench: Any, pools: dict[str, str], tmp_path: Path
+) -> None:
+    """The store counts workers, the message children: a child that dies after three workers is the last."""
+    call = json.dumps([[str(tmp_path / "log"), 99], {}])
+    execution = bench.call("mixed", "die", call, queue=f"{pools['prefork']}.nobody")
+    client, key = bench.store.client, bench.settings.queue_key(f"{pools['prefork']}.nobody")
+    client.hset(bench.store.keys.open(execution), "1", f"1|q|1|{key}||l3")
+    client.rpoplpush(key, bench.settings.queue_key(pools["prefork"]))
+    event = bench.outcome("mixed", 30)
+    assert event.failure.is_caused_by(ActivityWorkerLostError)
+    assert (tmp_path / "log").read_text() == "x"
+    assert event.attempts == ()
+
+
 def test_the_soft_limit_shows_where_the_activity_was(bench: Any, pools: dict[str, str]) -> None:
     bench.call("soft", "sleep", "[[60],{}]", queue=pools["prefork"], timeout=1000)
     failure = bench.outcome("soft").failure

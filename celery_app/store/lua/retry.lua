@@ -1,7 +1,7 @@
 -- A failed attempt that is to be tried again: the next one is parked until it is due; nobody is woken.
 -- `failed` is the JSON of the Attempt; `start_by` the deadline for its start, or 0;
--- `lost` how many processes died in a row under the step.
--- args: instance:str execution:str seq:str attempt:int due:int queue_key:str message:str failed:str start_by:int lost:int
+-- `lost` how many processes died in a row under the step; `notes` what else the message says of earlier attempts.
+-- args: instance:str execution:str seq:str attempt:int due:int queue_key:str message:str failed:str start_by:int lost:int notes:str
 -- include: ready steps groups
 local MOST = 10 -- failed attempts remembered
 local key = open .. execution
@@ -32,6 +32,7 @@ end
 redis.call('HSET', key, seq, following .. '|p|' .. tail, 'f' .. seq, kept)
 redis.call('HSET', parked_body, member, queue_key .. '\n' .. message)
 redis.call('ZADD', parked, string.format('%.0f', due), member)
+if notes ~= '' then redis.call('HSET', key, 'n' .. seq, notes) end
 redis.call('HDEL', key, 'l' .. seq) -- another attempt: its message was not lost yet
 drop_attempt(execution, seq, value, instance)
 if start_by > 0 then redis.call('ZADD', deadlines, string.format('%.0f', start_by), 's:' .. member) end

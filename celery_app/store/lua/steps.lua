@@ -11,9 +11,9 @@ local function drop_attempt(execution, seq, value, id)
   end
 end
 
--- Remove the field of a step and what is noted beside it: failed attempts, lost messages, progress.
+-- Remove the field of a step and what is noted beside it: failed attempts, lost messages, notes, progress.
 local function forget_step(key, seq)
-  redis.call('HDEL', key, seq, 'f' .. seq, 'l' .. seq, 'h' .. seq)
+  redis.call('HDEL', key, seq, 'f' .. seq, 'l' .. seq, 'n' .. seq, 'h' .. seq)
 end
 
 -- `,"attempts":[...]` from the failed attempts kept beside the step, to be spliced before the last brace.
