@@ -48,7 +48,7 @@ check: $(STAMP)
 	$(BIN)/pytest -q tests/architecture
 
 crash-sweep: $(STAMP)
-	CRASH_SWEEP=full $(BIN)/pytest tests/faults/test_crash_sweep.py -q -s -o timeout=0
+	CRASH_SWEEP=full $(BIN)/pytest tests/faults -q -s -o timeout=0
 
 simulate: $(STAMP)
 	SEEDS=$(or $(SEEDS),$(if $(SEED),1,1000)) SEED=$(SEED) $(BIN)/pytest tests/simulation -k model -q -s -o timeout=0

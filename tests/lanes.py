@@ -37,6 +37,7 @@ LONG = {
     "tests/celery/test_boot.py": 55,
     "tests/celery/test_addresses.py": 47,
     "tests/faults/test_crash_sweep.py": 40,
+    "tests/faults/test_rollback_points.py": 50,
     "tests/store/test_every_script.py": 40,
     "tests/celery/test_outcomes.py": 36,
 }

@@ -8,7 +8,7 @@ through `missing`.
 Writing. `Aside` decides for each text of a turn whether it stays in the event or is staged under the
 execution and referred to as `@field`. The parts of a wide group are staged as several fields of
 `PARTS_CHUNK` parts each, so that a window is emitted without reading all of them: the reference `@p7c*12`
-stands for the fields `p7c.0` ... `p7c.11`. `portions` cuts what is staged into calls.
+stands for the fields `p7c.0` ... `p7c.11`. `staging` cuts what is staged into calls.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ from celeriac.orchestrations.history import (
     TaskCancelled,
 )
 
-from ..store.payloads import pack
+from ..store import Call, Keys
+from ..store.payloads import pack, stage
+from ..store.records import Commit
 
 PARTS_CHUNK = 1000
 WARN_PAYLOAD = 256 * 1024  # bytes from which the log says so
@@ -173,7 +175,16 @@ class Aside:
         return f"@{field}*{len(starts)}"
 
 
-def portions(texts: dict[str, str]) -> Iterator[list[tuple[str, bytes]]]:
+def staging(keys: Keys, commit: Commit, texts: dict[str, str]) -> list[Call[int]]:
+    """The calls, to be sent in this order, that put these texts aside before `commit`."""
+    found = list(_portions(texts))
+    return [
+        stage(keys, commit.instance, commit.execution, commit.claim, fields, part, last=part == len(found))
+        for part, fields in enumerate(found, 1)
+    ]
+
+
+def _portions(texts: dict[str, str]) -> Iterator[list[tuple[str, bytes]]]:
     """The blobs of these texts, in portions of about STAGED_AT_ONCE bytes."""
     portion: list[tuple[str, bytes]] = []
     size = 0

@@ -163,6 +163,7 @@ class _Translation:
         commit.events = [encode_event(event) for event in self.recorded]
         commit.close = sorted(self.closed - self.opened - set(commit.untimers))
         commit.dissolve = list(self.turn.dissolved)
+        commit.staged = bool(self.aside.staged)
         draft = Draft(commit, self.run, self.recorded, self.aside.staged, self.failed_parts)
         if not draft.ends:  # the end closes whatever is open, in bounded steps
             commit.drop = sorted(self.dropped - self.opened)

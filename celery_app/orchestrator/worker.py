@@ -44,7 +44,6 @@ from ..store import (
     blocking,
     command,
     flights,
-    payloads,
     steps,
     turns,
     views,
@@ -57,7 +56,7 @@ from .chores import Chores
 from .deadline import TurnGuard
 from .lapses import Judge, Lapses
 from .origin import Origin
-from .payloads import portions
+from .payloads import staging
 from .reading import Reader
 from .turning import Turner
 from .windows import World
@@ -250,9 +249,7 @@ class OrchestratorWorker:
         for done in self._answers:
             if isinstance(done, Done) and done.draft.staged:
                 commit = done.draft.commit
-                for fields in portions(done.draft.staged):
-                    call = payloads.stage(self._keys, commit.instance, commit.execution, commit.claim, fields)
-                    calls.append((commit.instance, call))
+                calls += [(commit.instance, call) for call in staging(self._keys, commit, done.draft.staged)]
         lost: set[str] = set()
         for start in range(0, len(calls), 8):
             some = calls[start : start + 8]

@@ -44,14 +44,16 @@ def unpack(blob: bytes) -> str:
 
 
 def stage(
-    keys: Keys, instance: str, execution: str, claim: str, fields: Sequence[tuple[str, bytes]]
-) -> Call[int]:
+    keys: Keys, instance: str, execution: str, claim: str, fields: Sequence[tuple[str, bytes]],
+    part: int = 1, *, last: bool = True,
+) -> Call[int]:  # fmt: skip
     """Put blobs aside for a run that goes on (GoneError if not) and is held by this claim (FencedError if
-    not); its commit, which refers to them, follows.
+    not); its commit, which refers to them, follows. `part`: the number of this call among those for one
+    commit, from 1. FencedError too when those before it are not there.
     """
     return script("stage").call(
-        keys, instance=instance, execution=execution, claim=claim, payloads=list(fields),
-        decode=int, idempotent=True,
+        keys, instance=instance, execution=execution, claim=claim, part=part, last=last,
+        payloads=list(fields), decode=int, idempotent=True,
     )  # fmt: skip
 
 

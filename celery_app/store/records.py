@@ -196,6 +196,7 @@ class Commit(msgspec.Struct, omit_defaults=True, kw_only=True):
     next_run: NextRun | None = None
     parent_event: bytes = b""  # when it ends and has a parent: open text of SubOrchestrationInstance...
     parent_copies: list[tuple[str, str]] = []  # payloads of this run that the parent needs
+    staged: bool = False  # whether payloads were staged for it, which must be there
 
     @property
     def items(self) -> int:

@@ -75,7 +75,7 @@ class Orchestrator(Process):
             worker._until_done(worker._join)
             return True
         before = worker.turns_taken
-        worker._safely(worker._tick)
+        worker._safely(worker._tick if not worker._origin.changed else worker._start_over)
         return worker.turns_taken > before or bool(worker._answers)
 
     def stop(self) -> None:
@@ -96,6 +96,7 @@ class Worker(Process):
         self._channel = offline_connection(app).channel()
         self._pool = TaskPool(1, app=app)
         self._beat_at = 0.0
+        self._changes = store.origin.changes  # of the server behind it, as the channel counts them
         self.beats_itself = True  # else somebody else calls `beat`
 
     def step(self) -> bool:
@@ -109,6 +110,9 @@ class Worker(Process):
             self.severed = False
             self._reconnect()
             return True
+        if self._changes != self.store.origin.changes:
+            self._changes = self.store.origin.changes
+            flying.abandon()
         try:
             if flying.incarnation is None or flying.unsettled:
                 flying.settle(self.store.send)

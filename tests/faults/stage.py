@@ -170,6 +170,7 @@ class Stage:
         self.processes: dict[str, Process] = {}
         self.deaths: list[str] = []
         self.calls = 0  # commands that a fault may strike
+        self.played = 0  # those before the stop of everything
         self._born, self._serving = 0, scenario.serve
         self._queued = list(scenario.steps)
         self._waiting_since = 0.0
@@ -215,6 +216,7 @@ class Stage:
                 self.crew.raw.lpush(self.scenario.trigger.queue, message)
         with self.virtual.installed():
             self._rounds(lambda: not self._queued)
+            self.played = self.gate.count
             self._stop_all()
             self.calls = self.gate.disarm()
             self._care()
@@ -266,7 +268,7 @@ class Stage:
             emitter = Emitter(self.crew.app(settings), settings)
             names = self.crew.activities.names()
             made = Orchestrator(name, store, emitter, self.crew.registry, settings, list(names))
-        store._who = made
+        store._who, made.store = made, store
         return made
 
     @contextlib.contextmanager

@@ -40,9 +40,9 @@ class Sweeper:
         stage = Stage(self.crew, scenario, None)
         stage.play()
         assert not stage.deaths
-        expected = self._ends(stage)
+        expected = self.ends(stage)
         effects = Counter(self.crew.effects)
-        problems = self._after(stage)
+        problems = self.after(stage)
         assert not problems, f"{scenario.name} is wrong without any fault: {problems}"
         return stage, expected, effects
 
@@ -64,22 +64,24 @@ class Sweeper:
         except AssertionError as error:
             return [str(error)]
         problems: list[str] = []
-        found = self._ends(stage)
+        found = self.ends(stage)
         if found != expected:
             problems.append(f"ended as {found} instead of {expected}")
         repeats = any(name.startswith("worker") for name in stage.deaths)
         problems += check_effects(effects, Counter(self.crew.effects), may_repeat=repeats)
-        problems += self._after(stage)
+        problems += self.after(stage)
         where = f" (at {stage.gate.struck}, died: {stage.deaths})"
         return [problem + where for problem in problems]
 
-    def _ends(self, stage: Stage) -> list[Any]:
+    def ends(self, stage: Stage) -> list[Any]:
+        """How what is to be compared has ended."""
         found = ends(stage.look)
         if not stage.scenario.instances:
             return sorted(found.values())
         return [(i, found.get(i)) for i in stage.scenario.instances]
 
-    def _after(self, stage: Stage) -> list[str]:
+    def after(self, stage: Stage) -> list[str]:
+        """What is wrong with what a run left behind; removes it."""
         problems = check_all(stage.look, REGISTRY)
         problems += self._residue(stage.store)
         purge_all(stage.look)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from celeriac.celery_app.store import FencedError, instances, payloads, turns
+from celeriac.celery_app.store import FencedError, GoneError, instances, payloads, turns
 from celeriac.celery_app.store.records import NextRun, new_execution, open_text
 from celeriac.orchestrations.history import (
     CancelRequested,
@@ -36,6 +36,38 @@ def test_who_lost_its_claim_writes_over_no_payload_of_the_next_claimant(desk: An
         stage(slow, '"wrong"')
     (blob,) = desk.store.run(payloads.fetch(desk.keys, held.execution, ["p0i"]))
     assert payloads.unpack(blob) == '"right"'
+
+
+@pytest.mark.parametrize("there", [0, 1, 2, 3])
+def test_a_commit_is_refused_when_redis_forgot_what_was_staged_for_it(desk: Any, there: int) -> None:
+    """Redis goes back to a time when the first `there` of three calls were there; the rest is sent to it."""
+    desk.start()
+    held = desk.claim_one()
+
+    def stage(part: int) -> None:
+        fields = [(f"p{part}i", payloads.pack(f'"{part}"'))]
+        desk.store.run(
+            payloads.stage(desk.keys, "a", held.execution, held.claim, fields, part, last=part == 3)
+        )
+
+    for part in range(1, there + 1):
+        stage(part)
+        stage(part)  # the reply was lost
+    commit = desk.turn(held, staged=True)
+    if there == 1:
+        with pytest.raises(FencedError, match="went back in time"):
+            stage(3)
+    if there < 3:
+        before = desk.record()
+        with pytest.raises(GoneError, match="went back in time"):
+            desk.commit(commit)
+        assert desk.record() == before
+        for part in (1, 2, 3):  # all of it again
+            stage(part)
+    stage(1)  # again, late
+    assert not desk.commit(commit).replayed
+    assert "staged" not in desk.record()
+    assert desk.commit(commit).replayed
 
 
 def test_a_cancel_asked_for_again_resumes_what_the_engine_has_suspended(desk: Any) -> None:

@@ -6,7 +6,7 @@
 -- Fence.
 local id, execution = c.instance, c.execution
 local r = redis.call('HMGET', inst .. id, 'claim', 'execution', 'status', 'last', 'stage', 'suspended', 'created',
-  'suspect', 'crashes', 'waiting', 'parent', 'parent_execution', 'parent_seq')
+  'suspect', 'crashes', 'waiting', 'parent', 'parent_execution', 'parent_seq', 'staged')
 local status, suspended = r[3], r[6]
 if not status then return redis.error_reply('GONE instance ' .. id .. ' is gone') end
 if r[1] ~= c.claim then
@@ -17,6 +17,9 @@ local length = redis.call('LLEN', hist .. id)
 if r[2] ~= execution or length ~= c.base then
   return redis.error_reply('FENCED instance ' .. id .. ' has run ' .. r[2] .. ' with ' .. length
     .. ' events, the turn was computed on ' .. execution .. ' with ' .. c.base)
+end
+if c.staged and not (r[14] and string.match(r[14], '^(%S+) %d+ all$') == c.claim) then
+  return redis.error_reply('GONE the payloads staged for the turn of ' .. id .. ' are gone: Redis went back in time')
 end
 
 -- Check.
@@ -37,7 +40,9 @@ end
 -- Write.
 redis.call('HSET', inst .. id, 'claim', '', 'last', c.claim, 'updated', now_s)
 redis.call('SREM', claims .. string.match(c.claim, '^(.*)%.%d+$'), id)
-if r[8] or r[9] or r[10] then redis.call('HDEL', inst .. id, 'suspect', 'crashes', 'waiting', 'alone') end
+if r[8] or r[9] or r[10] or r[14] then
+  redis.call('HDEL', inst .. id, 'suspect', 'crashes', 'waiting', 'alone', 'staged')
+end
 consume(id, c)
 if not c.next_run then push_all(hist .. id, c.events or {}) end
 open_groups(execution, c)
