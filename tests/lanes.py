@@ -16,6 +16,7 @@ CROWDS = {
     "tests/celery/test_deaths.py",
     "tests/celery/test_attack.py",
     "tests/trouble/test_absence.py",
+    "tests/trouble/test_everysec.py",
     "tests/trouble/test_failover.py",
     "tests/trouble/test_lost_replies.py",
     "tests/trouble/test_rollback.py",

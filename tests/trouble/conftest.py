@@ -15,9 +15,9 @@ from trouble_site import RedisServer, Site
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis whose answer to a write means that it is on the disk."""
-    made = RedisServer(tmp_path / "redis")
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis whose answer to a write means that it is on the disk, unless the test asks for `everysec`."""
+    made = RedisServer(tmp_path / "redis", getattr(request, "param", "always"))
     made.start()
     yield made
     made.kill()

@@ -69,6 +69,7 @@ class Load(threading.Thread):
         super().__init__(daemon=True)
         self._client, self._prefix, self._pause = client, prefix, pause
         self.acknowledged: list[str] = []
+        self.moments: dict[str, float] = {}  # when, by the monotonic clock
         self.stopping = threading.Event()
         self.error: BaseException | None = None
 
@@ -78,6 +79,7 @@ class Load(threading.Thread):
             instance, n = f"{self._prefix}{n}", n + 1
             try:
                 self._client.start("steps", 3, instance_id=instance, on_conflict="use_existing")
+                self.moments[instance] = time.monotonic()
                 self.acknowledged.append(instance)
             except RedisUnavailableError:
                 continue
