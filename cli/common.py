@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import click
 
+from .hiding import url_of
+
 if TYPE_CHECKING:
     from celeriac.celery_app.client.sync import Client
     from celeriac.celery_app.settings import Settings
@@ -75,6 +77,7 @@ def global_options(*shown: str) -> Callable[[F], F]:
 
     def remember(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
         if value is not None and param.name is not None:
+            value = url_of(value) if param.name == "redis_url" else value
             ctx.obj = replace(ctx.find_object(Common) or Common(), **{param.name: value})
 
     def decorate(command: F) -> F:

@@ -16,6 +16,7 @@ import click
 from .common import GLOBAL_OPTIONS, Common, FailedError, global_options
 from .demo import demo
 from .exits import MEANINGS, Exit
+from .hiding import hide_password
 from .instances import COMMANDS as INSTANCE_COMMANDS
 from .processes import COMMANDS as PROCESS_COMMANDS
 from .queues import queue
@@ -100,6 +101,8 @@ for command in (*PROCESS_COMMANDS, *INSTANCE_COMMANDS, watch, queue, demo):
 
 def main(argv: list[str] | None = None) -> None:
     """The console script."""
+    if argv is None:
+        hide_password()
     sys.exit(run(argv))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from trouble_site import Load
 
-from celeriac.orchestrations.errors import InstanceNotFoundError, RedisUnavailableError
+from celeriac.orchestrations.errors import InstanceNotFoundError
 
 POSTPONED = 3.0  # seconds: Redis lets a write wait for 2 s behind an fsync, and looks every tenth of one
 LOST = 1.0  # seconds of writes that the power cut takes
