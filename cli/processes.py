@@ -99,7 +99,7 @@ def worker(
     celery_app = create_app(settings)
     complaint = imposed.complaint(celery_app, settings)  # here: Celery ends with 0 when it refuses pickle
     if complaint:
-        fail(complaint, Exit.FAILED)
+        fail(complaint, Exit.USAGE)
     arguments = [
         "worker",
         f"--pool={pool}",
