@@ -9,10 +9,12 @@ acknowledgement is set on the class, so that no configuration can take it away.
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from traceback import clear_frames
 from types import TracebackType
 from typing import Any, Final
 
@@ -51,6 +53,8 @@ logger = logging.getLogger("celeriac.activity")
 CAUGHT: Final = "celeriac_caught"  # attribute of Celery's request: what `run` caught, for the backend
 CELERY_FIRST: Final = 3000  # milliseconds that the sweep's deadline lies behind Celery's soft limit
 CHECK_EVERY: Final = 1.0  # seconds between two looks of is_cancelled at the store
+MOST_LINKS: Final = 20  # exceptions that a MemoryError came from, one from the other
+_NO_MEMORY: Final = b"celeriac: no memory is left to report the failure of an activity; the worker ends\n"
 _OWN_MODULES: Final = {
     "celeriac.celery_app.activity_worker.task",
     "celeriac.activities.runner",
@@ -100,7 +104,7 @@ class ActivityTask(Task):
 
     @__trace__.setter
     def __trace__(self, tracer: Callable[..., Any] | None) -> None:
-        self._tracer = tracer and _handing_on_rejects(tracer)
+        self._tracer = tracer and _guarded(tracer, self.app)
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """Run one attempt and return its encoded result; for a call that is not the engine's, its result."""
@@ -126,6 +130,8 @@ class ActivityTask(Task):
         except BaseException as error:
             if isinstance(error, SystemExit) and terminate_handler_fired():
                 raise  # a hard limit or a shutdown: the main process knows why, and reports it
+            if isinstance(error, MemoryError):
+                _let_go(error)
             heartbeat.flush()
             _trim(error)
             setattr(self.request, CAUGHT, caught_from(error, step))
@@ -174,17 +180,38 @@ def _within(result: str, limit: int, name: str) -> str:
     return result
 
 
-def _handing_on_rejects(tracer: Callable[..., Any]) -> Callable[..., Any]:
+def _guarded(tracer: Callable[..., Any], app: Any) -> Callable[..., Any]:
     """Celery catches a Reject of the task, but lets one of the backend escape, which the threads and solo
-    pools do not survive: give it back the same way."""
+    pools do not survive: give it back the same way.
+
+    It also lets a MemoryError escape, here one of our own report. A prefork child ends by it, and its main
+    process reports that; a thread would forget it, and the step would count as running for as long as the
+    process lives. So the process ends at once: who watches it gives back what it held, and counts the death.
+    """
 
     def traced(uuid: str, args: Any, kwargs: Any, request: Any = None) -> Any:
         try:
             return tracer(uuid, args, kwargs, request)
         except Reject as error:
             return trace_ok_t(ExceptionInfo(internal=True), TraceInfo(REJECTED, error), 0.0, None)
+        except MemoryError:
+            if not runtime_of(app).in_child:
+                os.write(2, _NO_MEMORY)
+                os._exit(1)
+            raise
 
     return traced
+
+
+def _let_go(error: MemoryError) -> None:
+    """The traceback holds the variables of the code that used the memory up: drop them, to have some for the
+    report."""
+    link: BaseException | None = error
+    for _ in range(MOST_LINKS):
+        if link is None:
+            break
+        clear_frames(link.__traceback__)
+        link = link.__cause__ or link.__context__
 
 
 def _trim(error: BaseException) -> None:

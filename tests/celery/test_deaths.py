@@ -22,7 +22,7 @@ from celeriac.celery_app.settings import Settings
 from celeriac.celery_app.store import Store
 
 FLOWS = '''
-import ctypes, os, signal, time
+import ctypes, os, resource, signal, time
 from datetime import timedelta
 from pathlib import Path
 from celeriac.activities import activity
@@ -36,7 +36,25 @@ def note(name):
 def end(how):
     if how == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if how == "crash":
+        ctypes.string_at(0)
     os._exit(9)
+
+kept = []
+
+def exhaust(room, smallest, held):
+    """Take all memory that a limit on the address space leaves, down to pieces of this size."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + room, hard))
+    size = 1 << 22
+    while True:
+        try:
+            held.append(bytearray(size))
+        except MemoryError:
+            if size <= smallest:
+                raise
+            size //= 2
 
 @activity
 def deadly(name: str, how: str) -> int:
@@ -57,6 +75,32 @@ def deadly_once(name: str, how: str) -> int:
 @activity
 def harmless(name: str, how: str) -> int:
     return 1
+
+@activity(retry=RetryPolicy(timedelta(milliseconds=50), 2))
+def hungry(name: str, how: str) -> int:
+    """Uses up its memory, and has it still when the failure is reported."""
+    note(name)
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    try:
+        exhaust(1 << 26, 1 << 20 if how == "some" else 64, kept if how == "kept" else [])
+    finally:
+        if how == "some":
+            resource.setrlimit(resource.RLIMIT_AS, before)
+
+@activity
+def victim(name: str, how: str) -> int:
+    """Waits for somebody to kill its process."""
+    with open(f"{name}.pid.new", "w") as file:
+        file.write(str(os.getpid()))
+    note(name)
+    os.rename(f"{name}.pid.new", f"{name}.pid")
+    time.sleep(60)
+
+@activity(timeout=0.7, retry=RetryPolicy(timedelta(milliseconds=50), 2))
+def endless_with_a_policy(name: str, how: str) -> int:
+    note(name)
+    time.sleep(4)
+    raise ValueError("too late")
 
 @activity(timeout=0.7)
 def endless(name: str, how: str) -> int:
@@ -108,7 +152,7 @@ class Ward:
 
         served = self.store.keys.path("served")
         until = time.monotonic() + 60
-        while self.store.client.hlen(served) < 7:  # six activities and the orchestrator
+        while self.store.client.hlen(served) < 10:  # nine activities and the orchestrator
             assert time.monotonic() < until, self.workers.log(self.worker)
             time.sleep(0.05)
 
@@ -171,13 +215,62 @@ def test_a_death_is_repeated_and_does_not_count(ward: Ward) -> None:
     assert ward.runs("deadly_once-kill") == 2
 
 
-def test_deaths_in_a_row_are_a_typed_failure(ward: Ward) -> None:
+@pytest.mark.parametrize("how", ["exit", "crash"])
+def test_deaths_in_a_row_are_a_typed_failure(ward: Ward, how: str) -> None:
     """One death more than `max_lost`, and the worker lives on."""
-    state = ward.end(ward.begin("deadly", "exit"))
+    state = ward.end(ward.begin("deadly", how))
     assert state.status == "Failed"
     assert "ActivityWorkerLostError" in repr(state.failure)
     assert "os._exit" in repr(state.failure)
-    assert ward.runs("deadly-exit") == 2
+    assert ward.runs(f"deadly-{how}") == 2
+    assert ward.end(ward.begin("harmless")).output == 1
+
+
+def test_the_kernel_kills_whoever_runs_it(ward: Ward) -> None:
+    """SIGKILL from outside each time it runs, as the OOM killer does: to the child, or the whole worker."""
+    instance, file, killed = ward.begin("victim"), ward.folder / "victim-.pid", 0
+    until = time.monotonic() + 60
+    while not (state := ward.client.get(instance)).status.is_final:
+        assert time.monotonic() < until, ward.workers.log(ward.worker)[-3000:]
+        if file.exists():
+            pid = int(file.read_text())
+            file.unlink()
+            os.kill(pid, signal.SIGKILL)
+            killed += 1
+            assert (pid == ward.worker.pid) == (ward.pool != "prefork")
+        ward.supervise()
+        time.sleep(0.05)
+    assert (state.status, killed, ward.runs("victim-")) == ("Failed", 2, 2)
+    assert "ActivityWorkerLostError" in repr(state.failure)
+    assert ward.end(ward.begin("harmless")).output == 1
+
+
+def test_memory_that_is_used_up_is_a_failure_like_any_other(ward: Ward) -> None:
+    """A MemoryError by a limit on the address space: the process lives on, and the policy decides."""
+    deaths = ward.deaths
+    state = ward.end(ward.begin("hungry", "some"))
+    assert state.status == "Failed"
+    assert "MemoryError" in repr(state.failure)
+    assert ward.runs("hungry-some") == 2
+    assert ward.deaths == deaths
+    assert ward.end(ward.begin("harmless")).output == 1
+
+
+def test_memory_is_let_go_before_the_failure_is_reported(ward: Ward) -> None:
+    """All of it is used, and the traceback holds it: its variables are dropped, or nothing could be told."""
+    deaths = ward.deaths
+    state = ward.end(ward.begin("hungry", "all"))
+    assert state.status == "Failed"
+    assert "MemoryError" in repr(state.failure)
+    assert (ward.runs("hungry-all"), ward.deaths) == (2, deaths)
+
+
+def test_memory_of_which_nothing_is_left(ward: Ward) -> None:
+    """A global variable holds it: the process ends, or the step would count as running for ever."""
+    state = ward.end(ward.begin("hungry", "kept"))
+    assert state.status == "Failed"
+    assert "ActivityWorkerLostError" in repr(state.failure)
+    assert ward.runs("hungry-kept") == 3, "one death is free, then two attempts by its policy"
     assert ward.end(ward.begin("harmless")).output == 1
 
 
@@ -195,6 +288,13 @@ def test_a_timeout_is_a_typed_failure(ward: Ward, how: str) -> None:
     assert state.status == "Failed"
     assert "ActivityTimeoutError" in repr(state.failure)
     assert ward.runs(f"endless-{how}".replace(" ", "")) == 1
+
+
+def test_a_policy_judges_a_timeout(ward: Ward) -> None:
+    state = ward.end(ward.begin("endless_with_a_policy"))
+    assert state.status == "Failed"
+    assert "ActivityTimeoutError" in repr(state.failure)
+    assert ward.runs("endless_with_a_policy-") == 2
 
 
 def test_a_c_call_of_several_leases_runs_once(ward: Ward) -> None:
