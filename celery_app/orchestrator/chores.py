@@ -80,11 +80,11 @@ class Chores:
         self.clock = Clock()
         self.found = NOTHING_FOUND  # what the audit found, to be acted on by the loop
         self.lapsed: list[Lapsed] = []  # deadlines that passed, to be judged by the loop
-        self._beat_every = beat
+        self._beat_every, lease_ms = beat, int(lease * 1000)
         self._timers = _Chore(lambda: turns.fire_timers(keys, LIMIT), self._look_again)
         self._promotion = _Chore(lambda: flights.promote(keys, LIMIT), self._look_again)
         self._beat = _Chore(
-            lambda: flights.beat(keys, incarnation(), int(lease * 1000)), lambda _: time.monotonic() + beat
+            lambda: flights.beat(keys, incarnation(), lease_ms), lambda _: time.monotonic() + beat
         )
         self._audit = _Chore(lambda: audit.audit(keys, stock=stock), self._audited)
         self._all = (
@@ -92,8 +92,11 @@ class Chores:
             _Chore(lambda: command("TIME"), self._set_clock),
             self._timers,
             self._promotion,
-            _Chore(lambda: flights.sweep_flights(keys, 2 * LIMIT, max_lost=max_lost), self._swept_flights),
-            _Chore(lambda: turns.sweep(keys, LIMIT), self._swept),
+            _Chore(
+                lambda: flights.sweep_flights(keys, 2 * LIMIT, lease=lease_ms, max_lost=max_lost),
+                self._swept_flights,
+            ),
+            _Chore(lambda: turns.sweep(keys, LIMIT, lease_ms), self._swept),
             _Chore(
                 lambda: turns.hand_back(keys, incarnation(), LIMIT, known()),
                 self._claims_checked,

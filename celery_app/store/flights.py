@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 
+LEASE = 10_000  # milliseconds, where nothing else is set
 MAX_LOST = 3  # processes that may die in a row while they run one step
 
 
@@ -190,9 +191,11 @@ def beat(
     )
 
 
-def sweep_flights(keys: Keys, limit: int = 200, *, max_lost: int = MAX_LOST, now: int = 0) -> Call[Swept]:
+def sweep_flights(
+    keys: Keys, limit: int = 200, *, lease: int = LEASE, max_lost: int = MAX_LOST, now: int = 0
+) -> Call[Swept]:
     """Return the messages of dead workers to their queues, at most `limit`; run it again while it returns
-    some.
+    some. After a silence, in which nobody could beat, a lease (ms) passes before anybody is taken for dead.
 
     A step that was being run when its process died is queued again once, then parked for a while, and after
     `max_lost` such deaths in a row becomes a lapsed deadline of kind `l`.
@@ -201,7 +204,7 @@ def sweep_flights(keys: Keys, limit: int = 200, *, max_lost: int = MAX_LOST, now
     def decode(reply: Any) -> Swept:
         return Swept(*reply)
 
-    return script("sweep_flights").call(keys, decode=decode, limit=limit, most=max_lost, now=now)
+    return script("sweep_flights").call(keys, decode=decode, limit=limit, most=max_lost, lease=lease, now=now)
 
 
 def set_aside(keys: Keys, incarnation: str, field: int, reason: str) -> Call[bool]:

@@ -48,6 +48,7 @@ KEYS: dict[str, Kind] = {
         Kind("parked", "parked", "zset", "hub", "promotion, outcome, end"),
         Kind("parked_body", "parked:body", "hash", "hub", "with its entry in parked"),
         Kind("beats", "beats", "zset", "hub", "second empty sweep"),
+        Kind("heard", "heard", "hash", "hub", "never"),
         Kind("procs", "procs", "hash", "hub", "first empty sweep"),
         _family("flight", "flight:", "hash", "process", "ack, give-back, sweep"),
         Kind("pushed", "pushed", "hash", "hub", "never"),

@@ -141,6 +141,7 @@ def sweep(keys: Keys, limit: int = 200, lease: int = 10_000, now: int = 0) -> Ca
     """Give back what the dead held, hand out passed deadlines, close children of ended parents.
 
     A deadline is handed out again after `lease` ms unless its attempt has been completed or retried.
+    After a silence, in which nobody could beat, nothing that passed in it is judged for a lease.
     The dead are orchestrators and listeners; dead workers are `flights.sweep_flights`'s.
     """
     return script("sweep").call(keys, limit=limit, lease=lease, now=now, decode=_swept, idempotent=True)

@@ -62,9 +62,8 @@ class Beat:
             if not self._worker_is_stopped():
                 self._renew()
             keys = self._store.keys
-            while (
-                self._store.run(flights.sweep_flights(keys, SWEEP, max_lost=self._max_lost)).returned >= SWEEP
-            ):
+            sweep = flights.sweep_flights(keys, SWEEP, lease=self._lease, max_lost=self._max_lost)
+            while self._store.run(sweep).returned >= SWEEP:
                 pass  # bounded work per call; the next call goes on
             self._store.run(flights.promote(keys, PROMOTE))
         except CeleriacError as error:

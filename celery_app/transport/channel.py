@@ -340,7 +340,8 @@ class Channel(WatchedChannel):
         if monotonic() - self._beaten_at >= self.beat:
             self._beaten_at = monotonic()
             self._try(lambda: self._beat(flying))
-            self._try(lambda: self.run(flights.sweep_flights(self.hub_keys, max_lost=self.max_lost)))
+            sweep = flights.sweep_flights(self.hub_keys, lease=flying.lease, max_lost=self.max_lost)
+            self._try(lambda: self.run(sweep))
 
     def _beat(self, flying: InFlight) -> None:
         if flying.incarnation is not None:

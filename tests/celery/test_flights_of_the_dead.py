@@ -41,6 +41,7 @@ class Deaths:
     def lapse(self, name: str) -> None:
         """Its lease runs out, and a sweep finds it."""
         self.now += LEASE + 1
+        self.store.client.hset(self.store.keys.path("heard"), "last", self.now)  # by others
         self.store.run(flights.sweep_flights(self.store.keys, max_lost=2, now=self.now))
 
     def end_of_file(self, name: str) -> None:

@@ -357,4 +357,4 @@ def test_purge_removes_finished_instances_only(
     client.terminate("running")
     assert client.purge(status=["Terminated", "Completed"]) == 1
     left = {k.decode().split(":")[1] for k in store.client.scan_iter(match=f"{store.keys.hub}:*")}
-    assert left <= {"beats", "wake", "served", "procs", "schema", "room"}
+    assert left <= {"beats", "heard", "wake", "served", "procs", "schema", "room"}

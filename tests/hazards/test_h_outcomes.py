@@ -229,4 +229,5 @@ def test_h21_events_keep_their_order_also_when_their_reader_dies(stock: Broker, 
         (claimed,) = bench.store.run(turns.claim(keys, reader, 100 * n + 1, 5, now=now))
         events = [decode_event(item) for item in claimed.inbox]
         assert [event.name for event in events if isinstance(event, EventRaised)] == names
+        bench.store.client.hset(keys.path("heard"), "last", now + 30_000)  # others live
         bench.store.run(turns.sweep(keys, now=now + 30_000))

@@ -63,6 +63,10 @@ class Desk:
     def beat(self, incarnation: str, lease: int = 10_000) -> None:
         self.store.client.zadd(self.keys.beats, {incarnation: self.now + lease})
 
+    def heard(self) -> None:
+        """Somebody has beaten all the while, so it is no silence."""
+        self.store.client.hset(self.keys.path("heard"), "last", self.now)
+
     def request(self, instance: str, **more: Any) -> StartRequest:
         event = ExecutionStarted(
             execution=new_execution(),

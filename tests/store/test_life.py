@@ -161,7 +161,7 @@ def test_a_late_completion_creates_no_key(desk: Any) -> None:
     desk.store.run(instances.purge(desk.keys, "a"))
     assert desk.complete(claimed, 1) == "GONE"
     left = {k.decode().split(":")[1] for k in desk.store.client.scan_iter(match=desk.keys.hub + ":*")}
-    assert left <= {"beats", "room", "wake", "token", "pushed"}
+    assert left <= {"beats", "heard", "room", "wake", "token", "pushed"}
 
 
 def test_ids_that_are_unknown_or_still_run(desk: Any) -> None:

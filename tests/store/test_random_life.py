@@ -180,6 +180,7 @@ class World:
         """The orchestrator dies with what it holds; another one comes."""
         self.crashes += 1
         self.desk.now += 11_000
+        self.desk.heard()
         self.desk.incarnation = f"o{self.crashes + 1}"
         self.held = []
         self.tick()

@@ -11,6 +11,7 @@ from celeriac.celery_app.store.records import Deadline, Lapsed, OpenedStep
 
 
 def sweep(desk: Any) -> Any:
+    desk.heard()
     return desk.store.run(turns.sweep(desk.keys, now=desk.now))
 
 

@@ -94,6 +94,25 @@ class Load(threading.Thread):
         return self.acknowledged
 
 
+class Condemned(threading.Thread):
+    """Looks who is taken for dead, over a way of its own to Redis."""
+
+    def __init__(self, client: Any, beats: str) -> None:
+        super().__init__(daemon=True)
+        self._client, self._beats = client, beats
+        self._stopping = threading.Event()
+        self._seen: set[str] = set()
+
+    def run(self) -> None:
+        while not self._stopping.wait(0.01):
+            self._seen |= {name.decode() for name in self._client.zrangebyscore(self._beats, 0, 0)}
+
+    def stop(self) -> set[str]:
+        self._stopping.set()
+        self.join(10)
+        return self._seen
+
+
 class Site(sites.Site):
     """A hub behind the proxy, and the processes of one test on it: none of them may give up and leave."""
 

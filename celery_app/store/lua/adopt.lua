@@ -1,13 +1,16 @@
 -- keys: beats procs open flight
 -- args: old:str new:str lease:int acked:pack keep:pack dead:flag most:int
--- include: time back
+-- include: heard back
 -- Ends the incarnation `old`: what was acknowledged goes, `keep` (still running) moves to `new`, everything else returns to the
 -- head of its queue. `old` is forgotten, so that a take which arrives late is refused. `new` may be '' when nothing is kept.
 -- `dead`: its process died, see back.lua. Returns the kept fields that were still there.
 if new == '' and #keep > 0 then
   return redis.error_reply('INVALID running messages need an incarnation to move to')
 end
-if new ~= '' then redis.call('ZADD', beats, string.format('%.0f', now + lease), new) end
+if new ~= '' then
+  note_life()
+  redis.call('ZADD', beats, string.format('%.0f', now + lease), new)
+end
 
 local from, to = flight .. old, flight .. new
 for _, field in ipairs(acked) do redis.call('HDEL', from, field) end

@@ -2,7 +2,7 @@
 -- (Dead workers: sweep_flights.lua.) An incarnation is forgotten when a second sweep finds it empty.
 -- keys: beats procs claims trig deadlines closing parked_body
 -- args: limit:int lease:int
--- include: controlling ends groups triggers
+-- include: controlling ends groups triggers heard
 local claims_back, messages_back, closed, lapsed, dead = 0, 0, 0, {}, {}
 local left = limit
 
@@ -28,7 +28,10 @@ local function claims_of_dead(incarnation)
   return n
 end
 
-for _, incarnation in ipairs(redis.call('ZRANGEBYSCORE', beats, '-inf', now_s, 'LIMIT', 0, 100)) do
+-- After a silence (heard.lua) nothing that passed in it is judged for a lease. What is to be closed frees memory: it is done
+-- though nothing can be noted.
+local judged = note_life(redis.call('LLEN', closing) > 0)
+for _, incarnation in ipairs(not judged and {} or redis.call('ZRANGEBYSCORE', beats, '-inf', now_s, 'LIMIT', 0, 100)) do
   local kind = string.sub(incarnation, 1, 1)
   if (kind == 'o' or kind == 't') and left > 0 then
     local n = kind == 'o' and claims_of_dead(incarnation) or listener_back(incarnation, left)
@@ -45,7 +48,8 @@ for _, incarnation in ipairs(redis.call('ZRANGEBYSCORE', beats, '-inf', now_s, '
 end
 
 -- A passed deadline is handed to one caller; if it dies, to another one a lease later.
-for _, member in ipairs(redis.call('ZRANGEBYSCORE', deadlines, '-inf', now_s, 'LIMIT', 0, left)) do
+local until_s = string.format('%.0f', judged or 0)
+for _, member in ipairs(redis.call('ZRANGEBYSCORE', deadlines, '-inf', until_s, 'LIMIT', 0, left)) do
   local execution, seq, attempt = string.match(member, '^%a:(%x+):(%d+):(%d+):')
   local value = execution and redis.call('HGET', open .. execution, seq)
   if value and string.match(value, '^%d+') == attempt then

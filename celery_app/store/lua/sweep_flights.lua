@@ -1,12 +1,13 @@
 -- keys: beats procs open flight
--- args: limit:int most:int
--- include: time back
--- Returns the messages of worker incarnations whose lease lapsed, at most `limit` a call; a step that was being run when its
+-- args: limit:int most:int lease:int
+-- include: heard back
+-- Returns the messages of worker incarnations whose lease lapsed (after a silence: see heard.lua), at most `limit` a call; a step that was being run when its
 -- process died, `most` times in a row and now again, is left to be judged. A lapsed one is condemned first (score
 -- 0: it can take and beat no more) and forgotten by a later call that finds nothing left. Returns messages returned, incarnations
 -- condemned and forgotten.
 
 local returned, condemned, forgotten = 0, 0, 0
+note_life()
 local lapsed = redis.call('ZRANGEBYSCORE', beats, '-inf', now_s, 'WITHSCORES', 'LIMIT', 0, 100)
 for i = 1, #lapsed, 2 do
   local incarnation, score = lapsed[i], tonumber(lapsed[i + 1])

@@ -28,7 +28,7 @@ local function admit(message)
   local holder = holder_of(state)
   if holder then
     local lapses = redis.call('ZSCORE', beats, holder)
-    if lapses and tonumber(lapses) > now then return false end
+    if lapses and tonumber(lapses) > 0 then return false end -- whether it lapsed is for a sweep to say
   end
   redis.call('HSET', open .. execution, seq, attempt .. '|r|' .. incarnation .. '|' .. now_s .. tail_of(state))
   return true
