@@ -1,10 +1,11 @@
 """The beat of a worker: a helper process that renews its leases, and dies with it.
 
-`python -m celeriac.celery_app.transport.beat`, started by `worker_boot.py`. A thread of the worker would
+`python -m celeriac.celery_app.transport.beat`, started by `helper.py`. A thread of the worker would
 starve behind a C call that holds the GIL; a process of its own does not. It reads JSON lines from standard
 input: first `{"settings": {...}, "worker": pid, "info": {...}}`, then `{"incarnations": [...]}` whenever
 they change. End of file, or another parent, means that the worker is dead: its messages return to their
-queues at once, and the helper ends.
+queues at once, and the helper ends. After each beat it writes a line to standard output, so that the worker
+(helper.py) knows that it need not beat itself.
 
 While the worker lives, every beat renews its leases, returns the messages of other, dead workers and
 promotes due retries. A worker that is stopped (SIGSTOP) gets no beat: its lease lapses like that of a
@@ -114,6 +115,17 @@ def _lines() -> tuple[list[bytes], bool]:
     return data.splitlines(), not data
 
 
+def _say_so() -> bool:
+    """Tell the worker that there was a beat; False when nobody reads it any more."""
+    try:
+        os.write(1, b"\n")
+    except BlockingIOError:
+        pass  # full of words that it has had no time to read
+    except BrokenPipeError:
+        return False
+    return True
+
+
 def main() -> None:
     """Run until the worker is gone."""
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -132,12 +144,15 @@ def main() -> None:
 
 def _follow(beat: Beat, lines: list[bytes], every: float) -> None:
     due = monotonic()
+    os.set_blocking(1, False)
     while not beat.worker_is_dead():
         for line in lines:
             beat.incarnations = set(json.loads(line)["incarnations"])
         lines = []
         if monotonic() >= due:
             beat.tick()
+            if not _say_so():
+                return
             due = monotonic() + every
         readable, _, _ = select.select([0], [], [], max(0.0, due - monotonic()))
         if readable:

@@ -1,21 +1,11 @@
 """What a Celery worker does at its start so that our transport and its beat know it. `install(app)` adds
-it to an app.
-
-The beat helper is started before the pool and lives until the worker's process ends, because activities
-still run while a worker stops. Its pipe is closed in every forked child: a child that outlives its parent
-must not keep the parent's lease alive.
+it to an app. The beat helper is started before the pool (helper.py).
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import os
-import subprocess
-import sys
 import time
-from contextlib import suppress
-from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -26,12 +16,10 @@ from ..activity_worker.runtime import runtime_of
 from ..settings import Settings
 from ..signing import verifier
 from .handed import release, unheard
-from .inflight import ROSTER
+from .helper import Helper
 from .redis import Executor, Transport
 
-__all__ = ["BeatStep", "ExecutorStep", "Helper", "install"]
-
-logger = logging.getLogger("celeriac.beat")
+__all__ = ["BeatStep", "ExecutorStep", "install"]
 
 ACCEPT_WITHIN = 1.0  # seconds
 
@@ -43,60 +31,6 @@ def install(app: Celery, settings: Settings) -> None:
     steps: Any = app.steps  # Celery makes it with the app; its stubs say it may be None
     steps["worker"].add(step)
     steps["consumer"].add(ExecutorStep)
-
-
-class Helper:
-    """The worker's end of the pipe to the beat helper."""
-
-    def __init__(self, settings: Settings, info: dict[str, Any]) -> None:
-        self._first = {"settings": asdict(settings), "worker": os.getpid(), "info": info}
-        self._process: subprocess.Popen[bytes] | None = None
-        self._names: set[str] = set()
-
-    def start(self) -> None:
-        """Start the helper and hand it every incarnation from now on."""
-        self._spawn()
-        os.register_at_fork(after_in_child=self._forget)
-        ROSTER.listener = self.follow
-        self.follow(set(ROSTER.names))
-
-    def _spawn(self) -> None:
-        command = [sys.executable, "-m", f"{__package__}.beat"]
-        # A session of its own: a Ctrl-C in the terminal is for the worker.
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
-        self._write(self._first)
-
-    def follow(self, names: set[str]) -> None:
-        """These are the worker's incarnations now."""
-        self._names = names
-        if not self._write({"incarnations": sorted(names)}):
-            self.check()
-
-    def check(self) -> None:
-        """Start another helper if this one is gone. Its leases last long enough."""
-        if self._process is not None and self._process.poll() is not None:
-            logger.warning(
-                "the beat helper ended (exit code %s); another one is started", self._process.returncode
-            )
-            self._spawn()
-            self._write({"incarnations": sorted(self._names)})
-
-    def _write(self, message: dict[str, Any]) -> bool:
-        pipe = self._process.stdin if self._process is not None else None
-        if pipe is None:
-            return True
-        try:
-            pipe.write(json.dumps(message).encode() + b"\n")
-            pipe.flush()
-        except OSError:
-            return False
-        return True
-
-    def _forget(self) -> None:
-        if self._process is not None and self._process.stdin is not None:
-            with suppress(OSError):
-                self._process.stdin.close()
-            self._process = None
 
 
 class BeatStep(bootsteps.StartStopStep):
@@ -113,7 +47,6 @@ class BeatStep(bootsteps.StartStopStep):
         """Start."""
         self._helper = Helper(self.settings, _info(parent, self.settings))
         self._helper.start()
-        parent.timer.call_repeatedly(self.settings.beat, self._helper.check)
 
 
 def _info(worker: Any, settings: Settings) -> dict[str, Any]:

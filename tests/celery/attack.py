@@ -58,10 +58,11 @@ LOW = 60  # messages of a queue below which it is filled up
 
 
 def _children(pid: int) -> list[int]:
-    try:
-        return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
+    found: list[int] = []
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):  # a thread starts helpers, too
+        with suppress(OSError):
+            found += [int(p) for p in children.read_text().split()]
+    return found
 
 
 def _is_helper(pid: int) -> bool:

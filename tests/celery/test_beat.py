@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,14 @@ def block(path, seconds):
     open(path, "w").close()
     ctypes.PyDLL(None).usleep(int(seconds * 1e6))
     open(path + ".done", "a").write("x")
+
+@app.task(name="plain.nap")
+def nap(path, seconds):
+    """Leaves a mark for each run."""
+    with open(path, "a") as file:
+        file.write("x")
+    time.sleep(seconds)
+    open(path + ".done", "w").close()
 '''
 
 
@@ -182,10 +191,52 @@ def test_a_worker_that_holds_the_gil_keeps_its_lease(
     until(lambda: (client.zscore(keys.beats, name) or 0) > before + 1500, 10, "another helper to beat")
 
 
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("pool", ["solo", "prefork"])
+def test_a_worker_without_its_helper_beats_itself(
+    workers: Any, settings: Settings, redis_store: Store, tmp_path: Path, pool: str, how: signal.Signals
+) -> None:
+    """Its helper is killed again and again, or stopped, while a task runs for three leases."""
+    app = create_app(settings, load=False)
+    keys, client, path = redis_store.keys, redis_store.client, tmp_path / "nap"
+    worker = workers.start(pool, "-Q", settings.queue, settings=settings)
+    until(lambda: client.hvals(keys.procs), 10, "the worker to be listed")
+    app.send_task("plain.nap", args=[str(path), 3 * settings.lease], queue=settings.queue, ignore_result=True)
+    until(path.exists, 10, "the task to start")
+    (name,) = client.hkeys(keys.procs)
+    other, killed = Helper(settings, []), set[int]()  # `other` sweeps all the time
+    try:
+        while not Path(f"{path}.done").exists():
+            for helper in _helpers_of(worker.pid) - killed:
+                os.kill(helper, how)
+                killed.add(helper)
+            assert worker.poll() is None
+            time.sleep(0.02)
+        assert client.zscore(keys.beats, name) > 0
+        until(lambda: client.hlen(keys.flight(name.decode())) == 0, 10, "the acknowledgement")
+    finally:
+        other.kill()
+        app.close()
+        for stopped in killed if how == signal.SIGSTOP else ():
+            os.kill(stopped, signal.SIGCONT)
+    assert killed
+    assert path.read_text() == "x"
+
+
+def _helpers_of(pid: int) -> set[int]:
+    """The living."""
+    found = set[int]()
+    for child in Path(f"/proc/{pid}/task").glob("*/children"):
+        for one in child.read_text().split():
+            with suppress(OSError):
+                if b"celery_app.transport.beat" in Path(f"/proc/{one}/cmdline").read_bytes():
+                    found.add(int(one))
+    return found
+
+
 def _helper_of(pid: int) -> int:
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    found = [c for c in children if b"celery_app.transport.beat" in Path(f"/proc/{c}/cmdline").read_bytes()]
-    return int(found[0])
+    (found,) = _helpers_of(pid)
+    return found
 
 
 # --- what a process holds, without Redis ----------------------------------------------------------

@@ -48,7 +48,7 @@ def test_kill_9_under_load_loses_nothing_that_was_acknowledged(site: Any, server
 
 def test_absence_under_load(site: Any, server: Any) -> None:
     """Longer than a lease (4 s), in which nobody can beat: nobody is given up, and no activity runs again."""
-    site.up("threads", "solo")
+    site.up("threads", "prefork", "solo")
     load = Load(site.client, "a")
     load.start()
     for n in range(10):
