@@ -340,8 +340,7 @@ class Channel(WatchedChannel):
         if monotonic() - self._beaten_at >= self.beat:
             self._beaten_at = monotonic()
             self._try(lambda: self._beat(flying))
-            sweep = flights.sweep_flights(self.hub_keys, lease=flying.lease, max_lost=self.max_lost)
-            self._try(lambda: self.run(sweep))
+            self._try(lambda: self.run(flying.sweep(self.max_lost)))
 
     def _beat(self, flying: InFlight) -> None:
         if flying.incarnation is not None:

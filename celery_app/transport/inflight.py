@@ -276,6 +276,10 @@ class InFlight:
             self.undraw(pending)
             raise
 
+    def sweep(self, max_lost: int) -> Call[flights.Swept]:
+        """The call that looks for dead workers of the hub."""
+        return flights.sweep_flights(self.keys, lease=self.lease, max_lost=max_lost)
+
     # --- leaving --------------------------------------------------------------------------------
 
     def abandon(self, incarnation: str | None = None) -> None:

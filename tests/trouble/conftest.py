@@ -31,8 +31,8 @@ def proxy(server: RedisServer) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def site(request: pytest.FixtureRequest, proxy: Proxy, tmp_path: Path) -> Iterator[Site]:
-    made = Site(proxy, tmp_path, lease=getattr(request, "param", 4), beat=1)
+def site(proxy: Proxy, tmp_path: Path) -> Iterator[Site]:
+    made = Site(proxy, tmp_path, lease=4, beat=1)
     try:
         yield made
     finally:
