@@ -39,6 +39,8 @@ LONG = {
     "tests/celery/test_addresses.py": 47,
     "tests/faults/test_crash_sweep.py": 40,
     "tests/faults/test_rollback_points.py": 50,
+    "tests/security/test_compose_acl.py": 20,
+    "tests/security/test_hiding.py": 15,
     "tests/store/test_every_script.py": 40,
     "tests/celery/test_outcomes.py": 36,
 }

@@ -148,7 +148,7 @@ class Aside:
         where it is staged. Raises PayloadTooLargeError, naming `what`, over the hard limit.
         """
         over = over or self._over
-        if text is None or text.startswith("@") or len(text) <= over // 4:
+        if text is None or text.startswith("@") or len(text) <= min(over, self._limit) // 4:
             return text  # a character is at most 4 bytes
         size = len(text) if text.isascii() else len(text.encode())
         if size > self._limit:
