@@ -29,6 +29,7 @@ from .checks_runs import Duplicates
 from .evidence import Evidence, RunFacts, write_dump
 from .faults import Hand, plan
 from .fleet import ROOT, Fleet
+from .witness import Witness
 
 PLACE = ROOT / ".celeriac" / "chaos"
 POOLS = ("prefork", "threads", "solo")
@@ -61,12 +62,14 @@ def main(given: argparse.Namespace) -> int:
     fleet = Fleet(folder, lease=given.lease, beat=given.beat, pools=POOLS, orchestrators=2)
     try:
         fleet.start([str(folder), str(given.seed), str(given.rate), str(given.in_flight)])
+        witness = Witness(fleet.redis.url, fleet.settings.hub, folder / "lapses.jsonl")
         hand = Hand(fleet, faults)
         end = time.monotonic() + given.minutes * 60
         while time.monotonic() < end or not hand.idle:
             hand.turn()
             time.sleep(0.02)
         facts = _settle(fleet, hand, given)
+        witness.close()
         write_dump(fleet.redis.url, folder / "dump.msgpack")
         facts.surprises += fleet.stop()
         (folder / "facts.json").write_bytes(msgspec.json.encode(facts))
@@ -136,6 +139,7 @@ def _judge(folder: Path, given: argparse.Namespace, counts: dict[str, int]) -> i
         "by status": dict(Counter(record["status"] for record in evidence.records.values())),
         "activity runs": sum(map(len, evidence.runs.values())),
         "activities": len(evidence.runs),
+        "leases of workers that lapsed": sum(line["incarnation"][0] == "w" for line in evidence.lapses),
         "explained duplicates": dict(causes),
         "findings": dict(Counter(finding.kind for finding in findings)),
     }

@@ -69,6 +69,7 @@ class Evidence:
     effects: list[dict[str, Any]] = field(default_factory=list)
     faults: list[dict[str, Any]] = field(default_factory=list)
     client: list[dict[str, Any]] = field(default_factory=list)
+    lapses: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def read(cls, folder: Path) -> Evidence:
@@ -83,7 +84,10 @@ class Evidence:
         return cls(
             msgspec.json.decode((folder / "facts.json").read_bytes(), type=RunFacts),
             keys,
-            *(list(read_lines(folder / f"{name}.jsonl")) for name in ("effects", "faults", "client")),
+            *(
+                list(read_lines(folder / f"{name}.jsonl"))
+                for name in ("effects", "faults", "client", "lapses")
+            ),
         )
 
     @property

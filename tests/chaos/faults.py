@@ -20,9 +20,11 @@ from typing import Any, Final
 import redis
 
 from celeriac.celery_app import embedded
+from celeriac.cli.exits import Exit
 
 from .fleet import STOP_SECONDS, Fleet, Member, descendants, is_helper, ports_of, signal_all
 
+STARTING: Final = 60.0  # seconds that a start may take beside everything else, with its patience for Redis
 WEIGHTS: Final = {
     "kill": 24,  # SIGKILL of the main process alone, as the OOM killer does
     "stop": 8,  # SIGTERM of the main process, as a deployment does
@@ -124,12 +126,13 @@ class Hand:
 
     def _surprise(self, member: Member) -> None:
         """It ended by itself. A start while Redis is away is refused."""
-        young = member.started > self._redis_was_away - 60
+        young = time.monotonic() - member.started < STARTING
         away = self._redis_down or (self._redis_was_away > member.started)
+        refused = member.name == "client" or member.process.returncode == Exit.NO_REDIS
         member.killed = True
         # One that was stopped for longer than a turn may last ends itself when it goes on, as it should.
         paused = member.name.startswith("orchestrator") and time.monotonic() - member.resumed < 5
-        if not (young and away) and not paused:
+        if not (young and away and refused) and not paused:
             code = member.process.returncode
             self.surprises.append(
                 f"{member.name} (pid {member.pid}) ended by itself with {code}; see its log"
@@ -182,7 +185,7 @@ class Hand:
         if not chosen:
             return None
         # Written before the deed: whatever it causes comes later.
-        # Without its helper the worker's own lease may lapse before another helper has started.
+        # Without its helper the worker's lease may lapse before another has started: see witness.py.
         hit = [*chosen, member.pid] if fault.kind == "kill beat" else chosen
         done = {"victim": member.name, "pids": hit, "from": time.time(), "until": time.time()}
         if member.pid in chosen:

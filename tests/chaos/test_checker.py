@@ -236,8 +236,18 @@ def test_a_payload_that_is_gone(good: Evidence) -> None:
         ({"kind": "kill child", "seconds": 1}, True),
         ({"kind": "kill", "seconds": 1, "pids": [1]}, False),  # another process
         ({"kind": "kill", "seconds": 1, "later": 60}, False),  # too late
-        ({"kind": "redis kill", "seconds": 1, "pids": [1]}, True),
-        ({"kind": "pause long", "seconds": 4}, True),
+        ({"kind": "redis kill", "seconds": 1, "pids": [1], "lapse": 2}, True),
+        ({"kind": "redis kill", "seconds": 1, "pids": [1]}, False),  # it forgets nothing
+        ({"kind": "kill beat", "seconds": 1, "lapse": 2}, True),
+        ({"kind": "kill beat", "seconds": 1}, False),  # another helper began in time
+        ({"kind": "pause long", "seconds": 4, "lapse": 2}, True),
+        ({"kind": "pause long", "seconds": 4}, False),
+        ({"kind": "pause long", "seconds": 4, "lapse": 5.5}, False),  # after the second run had begun
+        (
+            {"kind": "pause long", "seconds": 4, "pids": [1], "lapse": 2},
+            False,
+        ),  # of another, so without cause
+        ({"kind": "stop", "seconds": 4, "lapse": 2}, False),
         ({"kind": "pause short", "seconds": 0.5}, False),
         ({"kind": "cut all", "seconds": 1}, False),
         ({"kind": "cut all", "seconds": 1, "later": 0.2}, False),  # as a child began it
@@ -249,6 +259,9 @@ def test_an_activity_that_ran_twice(good: Evidence, fault: dict[str, Any], expla
         lines = [line for line in evidence.effects if line["instance"] == id][:1]
         evidence.effects += [line | {"run": "again", "at": line["at"] + 5} for line in lines]
         evidence.faults.clear()
+        evidence.lapses.clear()
+        if "lapse" in fault:
+            evidence.lapses.append({"pid": lines[0]["parent"], "at": lines[0]["at"] + fault["lapse"]})
         if fault:
             at = lines[0]["at"] + fault.get("later", 1)
             pids = [lines[0]["pid"], lines[0]["parent"]]
@@ -256,6 +269,21 @@ def test_an_activity_that_ran_twice(good: Evidence, fault: dict[str, Any], expla
 
     found = [finding for finding in findings(good, change) if finding.where == pick(good, "chaos_fan_out")]
     assert [finding.kind for finding in found] == ([] if explains else ["duplicate"])
+
+
+def test_one_death_explains_one_more_run(good: Evidence) -> None:
+    def change(evidence: Evidence) -> None:
+        id = pick(evidence, "chaos_fan_out")
+        line = next(line for line in evidence.effects if line["instance"] == id)
+        evidence.faults.clear()
+        at = line["at"] + 1
+        evidence.faults.append({"kind": "kill", "pids": [line["pid"]], "from": at, "until": at})
+        for n, later in enumerate((5, 6)):
+            again = {"run": f"again {n}", "at": line["at"] + later, "pid": 1, "parent": 1}
+            evidence.effects.append(line | again)
+
+    found = [finding for finding in findings(good, change) if finding.where == pick(good, "chaos_fan_out")]
+    assert [finding.kind for finding in found] == ["duplicate"]
 
 
 # --- keys -------------------------------------------------------------------------------------------
