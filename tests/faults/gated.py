@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import redis
 from celery.exceptions import WorkerTerminate
@@ -17,6 +18,8 @@ from virtual import Virtual
 
 from celeriac.celery_app.store import Call, Keys, Store
 from celeriac.celery_app.transport.intake import refusal
+
+_lines: WeakKeyDictionary[redis.Redis, Any] = WeakKeyDictionary()  # a connection of each client
 
 
 class Killed(WorkerTerminate):
@@ -83,9 +86,21 @@ class GatedStore(Store):
 
     def _evaluate(self, script: Any, args: tuple[Any, ...]) -> Any:
         try:
-            return self.client.execute_command("EVALSHA", script.sha, *args)
+            return self._execute("EVALSHA", script.sha, *args)
         except NoScriptError:
-            return self.client.execute_command("EVAL", script.source, *args)
+            return self._execute("EVAL", script.source, *args)
+
+    def _execute(self, *words: Any) -> Any:
+        """Over the connection that all stores of a client share: only one process runs at a time. A quarter of
+        what redis-py's pool, retries and metrics cost, and a run is little else than commands.
+        """
+        if str(words[0]) in self.client.response_callbacks:
+            return self.client.execute_command(*words)
+        line = _lines.get(self.client)
+        if line is None:
+            line = _lines[self.client] = self.client.connection_pool.get_connection()
+        line.send_packed_command(line.pack_command(*words), check_health=False)
+        return line.read_response()
 
     def _plain(self, words: tuple[Any, ...]) -> Any:
         name = words[0].decode() if isinstance(words[0], bytes) else str(words[0])
@@ -95,7 +110,7 @@ class GatedStore(Store):
             )
         if name in ("BRPOP", "BLMOVE"):
             return self._blocking(name, words)
-        return self._gate.send(self._who, name, lambda: self.client.execute_command(*words))
+        return self._gate.send(self._who, name, lambda: self._execute(*words))
 
     def _blocking(self, name: str, words: tuple[Any, ...]) -> Any:
         """A look at the keys; if there is nothing, a wait, and another look."""
@@ -107,9 +122,9 @@ class GatedStore(Store):
 
     def _look(self, name: str, words: tuple[Any, ...]) -> Any:
         if name == "BLMOVE":
-            return self.client.execute_command("LMOVE", *words[1:-1])
+            return self._execute("LMOVE", *words[1:-1])
         for key in words[1:-1]:
-            value = self.client.execute_command("RPOP", key)
+            value = self._execute("RPOP", key)
             if value is not None:
                 return [key, value]
         return None

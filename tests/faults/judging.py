@@ -2,7 +2,8 @@
 
 - Every instance ended with the same status, output and failure.
 - Every history has at most one outcome for each number, starts with its start, and replays:
-  today's code, given the events from outside, issues exactly the recorded commands.
+  today's code, given the events from outside, issues exactly the recorded commands. While it was
+  suspended nothing reached the code, and each failed attempt of a step is told once, in order.
 - Every activity ran at least once, and more often than without a fault only when a worker died.
 - No residue while the instances are there, and nothing of them after they are purged.
 """
@@ -10,7 +11,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from celeriac.celery_app.client.sync import Client
@@ -19,7 +20,10 @@ from celeriac.orchestrations import testing
 from celeriac.orchestrations.errors import InstanceNotFoundError
 from celeriac.orchestrations.history import (
     AnyEvent,
+    EventRaised,
+    ExecutionResumed,
     ExecutionStarted,
+    ExecutionSuspended,
     ExecutionTerminated,
     GroupCompleted,
     SubOrchestrationInstanceCompleted,
@@ -55,6 +59,7 @@ def check_history(client: Client, instance: str, registry: Registry) -> list[str
     twice = [n for n, times in Counter(e.seq for e in events if isinstance(e, OUTCOMES)).items() if times > 1]
     if twice:
         problems.append(f"{instance}: two outcomes for {twice}")
+    problems += [f"{instance}: {each}" for each in [*_while_suspended(events), *_attempts(events)]]
     times = [event.at for event in events]
     if times != sorted(times):
         problems.append(f"{instance}: time runs backwards")
@@ -67,6 +72,23 @@ def check_history(client: Client, instance: str, registry: Registry) -> list[str
     if turn.events:
         problems.append(f"{instance}: a replay goes on with {turn.events[:3]}")
     return problems
+
+
+def _while_suspended(events: list[AnyEvent]) -> Iterator[str]:
+    suspended = False
+    for event in events:
+        if isinstance(event, ExecutionSuspended | ExecutionResumed):
+            suspended = isinstance(event, ExecutionSuspended)
+        elif suspended and isinstance(event, (*OUTCOMES, EventRaised)):
+            yield f"while it was suspended it was told {event}"
+
+
+def _attempts(events: list[AnyEvent]) -> Iterator[str]:
+    for event in events:
+        if isinstance(event, TaskCompleted | TaskFailed):
+            numbers = [attempt.number for attempt in event.attempts]
+            if numbers != sorted(set(numbers)):
+                yield f"the failed attempts of step {event.seq} are {numbers}"
 
 
 def check_all(client: Client, registry: Registry) -> list[str]:

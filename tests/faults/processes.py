@@ -92,6 +92,7 @@ class Worker(Process):
         self.runtime = runtime_of(app)
         self.runtime.emitter = Emitter(app, settings)
         self._most = most
+        self.at_once = most  # of what it has taken, how many it runs before it asks Redis for more
         self.flying = InFlight(name, store.keys, round(settings.lease * 1000), Pace())
         self._channel = offline_connection(app).channel()
         self._pool = TaskPool(1, app=app)
@@ -118,12 +119,16 @@ class Worker(Process):
                 flying.settle(self.store.send)
             if self.beats_itself:
                 self.beat()
+            if (left := flying.overdue_in()) is not None and left <= 0:
+                flying.hand_back(self.store.send)
             self._take()
         except RedisConnectionError:
             self._reconnect()
             return True
         found = bool(flying.buffer)
-        while (held := flying.next(1)) is not None:
+        for _ in range(self.at_once):
+            if (held := flying.next(1)) is None:
+                break
             self._run(held)
         return found
 
@@ -164,8 +169,8 @@ class Worker(Process):
         if incarnation is None:
             return
         sent, queue = flying.draw(), self._settings.queue_key()
-        first = flying.numbers(self._most)
-        take = flights.take(keys, incarnation, first, self._most, [(queue, self._most)])
+        room = max(1, self._most - len(flying.buffer))
+        take = flights.take(keys, incarnation, flying.numbers(room), room, [(queue, room)])
         try:
             *others, reply = self.store.pipeline([*sent.calls(keys), flights.promote(keys), take])
         except RedisConnectionError:

@@ -39,10 +39,15 @@ class Flaky(Exception):
     """Comes and goes."""
 
 
+class Final(Exception):
+    """Is not tried again."""
+
+
 class Sleeper:
     """How an activity takes its time; a simulation puts its own clock here."""
 
     sleep: Any = staticmethod(lambda seconds: None)
+    forgets = False  # Redis may forget that an attempt was given up
 
 
 def _did(context: ActivityContext, name: str, value: Any) -> None:
@@ -90,6 +95,23 @@ def late(n: int, context: ActivityContext) -> str:
     return "better late"
 
 
+@activity(
+    registry=ACTIVITIES,
+    retry=RetryPolicy(timedelta(seconds=1), 50, do_not_retry_on=(Final,)),
+    heartbeat=timedelta(seconds=3),
+)
+def stubborn(n: int, context: ActivityContext) -> str:
+    """Two attempts are given up while they run on. What they say then counts for nothing, however bad."""
+    _did(context, "stubborn", n)
+    if context.attempt <= 2:
+        Sleeper.sleep(n)
+        later = {f"{context.idempotency_key}:{number}" for number in range(context.attempt + 1, 50)}
+        if not Sleeper.forgets and any(effect[-1] in later for effect in EFFECTS):
+            raise Final("of an attempt that was given up")
+        raise Flaky("too late to count")
+    return "had its way"
+
+
 @act
 def pick(n: int, context: ActivityContext) -> int:
     _did(context, "pick", n)
@@ -125,6 +147,8 @@ class Interpreter:
                 return ctx.call_activity(flaky, failures)
             case ["late", n]:
                 return ctx.call_activity(late, n)
+            case ["stubborn", n]:
+                return ctx.call_activity(stubborn, n)
             case ["pick", n]:
                 return ctx.call_activity(pick, n)
             case ["timer", seconds]:
@@ -157,6 +181,8 @@ class Interpreter:
                     self.kept.append(self.make(task))
                 case ["status", n]:
                     self.ctx.set_custom_status(n)
+                case ["spawn", spec]:
+                    self.ctx.start_orchestration("program", spec)
                 case ["loop", times, block]:
                     for _ in range(times):
                         await self.block(block)
@@ -209,9 +235,11 @@ class Maker:
         return [self._statement(depth) for _ in range(size)]
 
     def _statement(self, depth: int) -> list[Any]:
-        kind = self.dice.choice(("await", "await", "await", "keep", "status", "loop"))
+        kind = self.dice.choice(("await",) * 6 + ("keep", "keep", "status", "status", "loop", "loop", "spawn"))
         if kind == "status":
             return ["status", self.dice.randint(0, 9)]
+        if kind == "spawn":
+            return ["spawn", self._child()] if depth == 2 else ["status", 0]
         if kind == "loop" and depth:
             return ["loop", self.dice.randint(1, 2), self._block(2, 0)]
         return ["keep" if kind == "keep" else "await", self._task(depth)]
@@ -224,6 +252,7 @@ class Maker:
                 "slow",
                 "flaky",
                 "late",
+                "stubborn",
                 "pick",
                 "timer",
                 "event",
@@ -243,6 +272,8 @@ class Maker:
                 return ["slow", self.dice.choice((0, 1, 14))]
             case "late":
                 return ["late", self.dice.choice((1, 4, 6, 9))]
+            case "stubborn":
+                return ["stubborn", self.dice.choice((6, 9, 14))]
             case "timer":
                 return ["timer", self.dice.randint(0, 20)]
             case "event":
@@ -260,7 +291,7 @@ class Maker:
 
     def _child(self) -> dict[str, Any]:
         body = [self._statement(0) for _ in range(self.dice.randint(0, 2))]
-        body = [s for s in body if s[0] == "status" or s[1][0] != "event"]
+        body = [s for s in body if s[0] in ("status", "spawn") or s[1][0] != "event"]
         ending = self.dice.choice(("complete", "complete", "fail"))
         return {"body": body, "rounds": self.dice.choice((0, 0, 1)), "ending": ending, "log": []}
 

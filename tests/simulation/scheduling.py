@@ -22,6 +22,7 @@ LONGEST = 1800.0  # virtual seconds of a run
 STAY = 0.4  # chance that the same actor goes on
 KINDS = ("dies before", "dies after", "lost before", "lost after", "pauses")
 AGAIN = 0.1  # chance of another fault at each command of a process that was struck, and of one of a client
+AIMED = 0.2  # chance of the fault that a seed prefers, at the command that it prefers
 PAUSE = (11.0, 25.0)  # virtual seconds; a lease is 10
 
 
@@ -32,7 +33,10 @@ class Actor:
     name: str
     process: Process
     wake: int  # the virtual time from which it may run
-    go: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    go: Any = field(default_factory=threading.Lock)  # held, but for the moment of its turn
+
+    def __post_init__(self) -> None:
+        self.go.acquire()
 
 
 class Scheduler:
@@ -45,6 +49,7 @@ class Scheduler:
         self.current: Actor | None = None
         self.trace: list[str] = []
         self.struck: list[str] = []
+        self.aim = ""  # a fault and the name of a command, which it strikes often
         self.cut: set[str] = set()  # processes whose connection breaks at their next command
         self.shaken: set[str] = set()  # processes that were struck: trouble comes in twos, while one recovers
         self.failure: BaseException | None = None
@@ -129,7 +134,7 @@ class Scheduler:
         self._pass(actor, self.dice.choice((0, 0, 0, 1, 3)) * who.drag)
         if who.dead:
             raise Killed
-        kind = self._fault(who)
+        kind = self._fault(who, what)
         self.trace.append(f"{self.virtual.ms - START} {who.name} {what} {kind}".rstrip())
         if kind:
             self.struck.append(self.trace[-1])
@@ -139,16 +144,18 @@ class Scheduler:
             who.paused = False
         return self._strike(who, kind, apply)
 
-    def _fault(self, who: Process) -> str:
+    def _fault(self, who: Process, what: str) -> str:
         if who.name in self.cut:
             self.cut.discard(who.name)
             return "lost before"
         rate = AGAIN if who.name in self.shaken or who.name.startswith("client") else self.rate
-        if self.budget <= 0 or self.dice.random() >= rate:
+        aimed, _, command = self.aim.rpartition(" ")
+        aimed = aimed if command == what and not who.helper and self.dice.random() < AIMED else ""
+        if self.budget <= 0 or not (aimed or self.dice.random() < rate):
             return ""
         self.budget -= 1
         self.shaken.add(who.name)
-        return self.dice.choice(KINDS[2:4] if who.helper else KINDS)
+        return aimed or self.dice.choice(KINDS[2:4] if who.helper else KINDS)
 
     def _strike(self, who: Process, kind: str, apply: Callable[[], Any]) -> Any:
         if kind == "lost before":

@@ -42,7 +42,14 @@ from celeriac.orchestrations.errors import (
 ENDED = ("Completed", "Failed", "Cancelled", "Terminated")
 ID = "main"
 MOST = 4  # messages that a worker takes at once
-VARYING = ("slow", "late")  # may lose a race and never run; may be given up before it ran
+VARYING = ("slow", "late", "stubborn")  # may lose a race and never run; may be given up before it ran
+QUIET = ("take", "promote", "ack", "give_back", "beat", "adopt", "sweep_flights")  # not about what is being run
+AIMS = (
+    "pauses claim", "pauses commit", "pauses take", "pauses complete", "pauses retry", "pauses adopt",
+    "dies after claim", "dies after commit", "dies after take", "dies after adopt", "dies before commit",
+    "lost after start", "lost after raise_event", "lost after control", "lost after commit",
+    "lost after complete", "lost after retry", "lost after take", "lost after claim",
+)  # fmt: skip
 DRAGS = (1, 1, 30, 300)  # how slow the commands of a process are: what others do between two of them
 
 
@@ -111,8 +118,13 @@ class Simulation:
         faulty = dice.random() < 0.9
         budget = dice.randint(1, 10) if faulty else 0
         self.scheduler = Scheduler(self.virtual, seed, dice.choice((0.01, 0.03, 0.1)), budget)
+        self.scheduler.aim = dice.choice(AIMS) if dice.random() < 0.5 else ""
         self.rolls_back = dice.uniform(0.5, 30) if faulty and dice.random() < 0.2 else 0.0
         self.copies = dice.choice((0, 0, 1, 4)) if faulty else 0  # messages that come twice
+        again = not self.rolls_back and dice.random() < 0.15
+        self.before = dice.choice(("purge", "restart", "replace")) if again else ""  # an earlier run's end
+        self._passed: set[str] = set()  # steps of that end that are known to be done
+        self._hasty: set[str] = set()  # workers that run all they have taken before they look again
         self.dice = dice
         self.keys = Keys(self.settings.hub)
         self.look = Client(
@@ -127,7 +139,7 @@ class Simulation:
     def judged(self) -> Verdict:
         """Run it and compare it with the model."""
         wrong: list[str] = []
-        programs.Sleeper.sleep = self.virtual_sleep
+        programs.Sleeper.sleep, programs.Sleeper.forgets = self.virtual_sleep, bool(self.rolls_back)
         inflight._numbers = itertools.count(1)
         with self.virtual.installed():
             try:
@@ -204,13 +216,17 @@ class Simulation:
             shell.name, store, app, self.settings, self.virtual, most=self.dice.choice((1, 2, MOST))
         )
         process.beats_itself, process.drag = False, self.dice.choice(DRAGS)
+        if self.dice.random() < 0.5:
+            process.at_once = 1
+        else:
+            self._hasty.add(shell.name)
         store._who = process
 
         def main() -> None:
             self._helper(process)
             while not self.over:
                 if not process.step():
-                    self.virtual.sleep(self.dice.uniform(0.02, 0.5))
+                    self.virtual.sleep(self.dice.uniform(0.02, 1.0))
             process.stop()
 
         self.scheduler.spawn(
@@ -245,7 +261,10 @@ class Simulation:
         done = -1
         while done != self.rolled_back:
             done = self.rolled_back
-            self._ask(lambda: client.start("program", self.spec, instance_id=ID, idempotency_key="once"))
+            if self.before:
+                self._earlier(client)
+            else:
+                self._ask(lambda: self._start(client, "once"))
             for number, name in enumerate(programs.events_of(self.spec)):
                 if self.dice.random() < 0.5:  # else together with the last one
                     self.virtual.sleep(self.dice.uniform(0, 4))
@@ -259,10 +278,39 @@ class Simulation:
                     self._ask(lambda: client.resume(ID))
         self.scheduler.budget, self.over = 0, True
 
+    def _start(self, client: Client, key: str, **options: Any) -> None:
+        client.start("program", self.spec, instance_id=ID, idempotency_key=key, **options)
+
+    def _earlier(self, client: Client) -> None:
+        """The program runs for a while, is ended from outside, and runs once more under the same id."""
+        self._once("start", lambda: self._start(client, "earlier"))
+        self._once("wait", lambda: self.virtual.sleep(self.dice.choice((0.01, 1, 5, 20))))
+        if self.before == "replace":
+            self._once("again", lambda: self._start(client, "once", on_conflict="terminate_existing"))
+            return
+        self._once("end", lambda: client.terminate(ID, "once more"))
+        if self.before == "restart":
+            self._once("again", lambda: client.restart(ID))
+        else:
+            self._once("purge", lambda: client.purge(ID))
+            self._once("again", lambda: self._start(client, "once"))
+
+    def _once(self, step: str, what: Callable[[], object]) -> None:
+        """Until it is known to be done; also a client that takes a dead one's place goes on behind it."""
+        if step not in self._passed:
+            self._ask(what)
+            self._passed.add(step)
+
     def _has_ended(self, client: Client) -> bool:
+        """All that there is, looked at twice: one that ends may have started another behind the list's back."""
+        ids: list[list[str]] = []
         with self._known():
-            return all(state.status in ENDED for state in client.iterate())
-        return False
+            for _ in range(2):
+                states = list(client.iterate())
+                if any(state.status not in ENDED for state in states):
+                    return False
+                ids.append([state.id for state in states])
+        return len(ids) == 2 and ids[0] == ids[1]
 
     def _meddle(self, client: Client) -> None:
         for _ in range(self.dice.randint(0, 4)):
@@ -331,6 +379,8 @@ class Simulation:
         wrong += check_all(self.look, programs.REGISTRY)
         wrong += self.home.residue(self.look._store)
         wrong += self._mended()
+        if any(end[1] not in ENDED for end in found.values()):
+            return wrong
         purge_all(self.look)
         return wrong + leftovers(self.look._store)
 
@@ -355,17 +405,23 @@ class Simulation:
         surely = {key: n for key, n in expected.items() if key[1] not in VARYING}
         wrong = [f"{key} was done {done[key]} times, not {n}" for key, n in surely.items() if done[key] < n]
         if not self.rolled_back:
+            expected = done if self.before else expected
             more = {k: n - expected[k] for k, n in done.items() if n > expected[k] and k[1] not in VARYING}
             if max(again, sum(more.values())) > (most := self._repeats()):
                 wrong.append(f"done too often, {most} times may be: {again} attempts again, {more}")
         return wrong
 
     def _repeats(self) -> int:
-        """How many activities may run once more: the one that a worker ran when it died, and all that it had
-        taken when it stood still, because others did them meanwhile.
+        """How many activities may run once more: the one that a worker ran when it died or stood still, because
+        others did it meanwhile; and all that a hasty one had taken, which does not look at Redis in between.
         """
-        struck = [strike for strike in self.scheduler.struck if " worker" in strike]
-        return sum(MOST if s.endswith("pauses") else 1 for s in struck if "dies" in s or "pauses" in s)
+        most = 0
+        for strike in self.scheduler.struck:
+            words = strike.split()
+            if not words[1].startswith("worker") or words[2] in QUIET or "lost" in words:
+                continue
+            most += MOST if "pauses" in words and words[1] in self._hasty else 1
+        return most
 
     def _mended(self) -> list[str]:
         """No process may lean on the audit: while Redis forgets nothing there is nothing to mend."""
