@@ -34,7 +34,7 @@ LONG = {
     "tests/engine/test_triggers_killed.py": 118,
     "tests/chaos/test_checker.py": 87,
     "tests/engine/test_poison.py": 82,
-    "tests/simulation/test_simulation.py": 56,
+    "tests/simulation/test_simulation.py": 86,
     "tests/celery/test_boot.py": 55,
     "tests/celery/test_addresses.py": 47,
     "tests/faults/test_crash_sweep.py": 40,

@@ -91,8 +91,8 @@ class GatedStore(Store):
             return self._execute("EVAL", script.source, *args)
 
     def _execute(self, *words: Any) -> Any:
-        """Over the connection that all stores of a client share: only one process runs at a time. A quarter of
-        what redis-py's pool, retries and metrics cost, and a run is little else than commands.
+        """Over the connection that all stores of a client share: only one process runs at a time. A quarter
+        of what redis-py's pool, retries and metrics cost, and a run is little else than commands.
         """
         if str(words[0]) in self.client.response_callbacks:
             return self.client.execute_command(*words)

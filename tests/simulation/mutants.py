@@ -1,9 +1,10 @@
-"""Would the simulation notice? Breaks the engine on purpose, one small change at a time, in a copy of it.
+"""Would a test notice? Breaks the engine on purpose, one small change at a time, in a copy of it.
 
-`make mutants` says for each change of `mutations.py` which of the layers notices: the simulation (up to SEEDS
-seeds), the crash sweep's sample, tests/store. `make mutants ONLY=retry,claim` takes those whose name contains
-one of the words, LAYERS=simulation one layer. The working tree is never touched: the copy, with its own
-Redis, lives in a temporary folder.
+`make mutants` says for each change of `mutations.py` who notices: the simulation (up to SEEDS seeds), and
+the test that `mutations.py` names. `make mutants ONLY=retry,claim` takes those whose name contains one of
+the words; LAYERS=simulation, named, sweep (the crash sweep's sample), store (tests/store), or several with
+commas, says who is asked. It fails when nobody notices a change that is not called harmless, or when a named
+test does not. The working tree is never touched: the copy, with its own Redis, lives in a temporary folder.
 """
 
 from __future__ import annotations
@@ -19,15 +20,17 @@ import tempfile
 import time
 from pathlib import Path
 
-from mutations import MUTATIONS, Edit, Mutation
+from mutations import MUTATIONS, NAMED, Edit, Mutation
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("orchestrations", "activities", "celery_app", "cli")
 LAYERS = {
     "simulation": ["tests/simulation", "-k", "model"],
     "sweep": ["tests/faults"],
-    "store": ["tests/store", "-k", "not system and not every_script and not random_life and not group_model"],
+    "store": ["tests/store", "-k", "not system"],
 }
+ASKED = "simulation,named"
+COPIED = ("tests", "docs", "README.md", "CHANGELOG.md", "celeriac.acl", "Makefile", "pyproject.toml")
 TOO_LONG = 420.0  # seconds a layer may take; a mutant that hangs is noticed too
 
 
@@ -37,7 +40,7 @@ class Copy:
     def __init__(self, home: Path) -> None:
         self.home = home
         listed = subprocess.run(
-            ["git", "ls-files", "-co", "--exclude-standard", *PACKAGES, "tests", "docs", "README.md", "CHANGELOG.md", "celeriac.acl", "Makefile", "pyproject.toml"],
+            ["git", "ls-files", "-co", "--exclude-standard", *PACKAGES, *COPIED],
             cwd=ROOT, capture_output=True, text=True, check=True,
         )  # fmt: skip
         for name in listed.stdout.splitlines():
@@ -61,8 +64,8 @@ class Copy:
         else:
             path.write_text(text.replace(old, new), "utf-8")
 
-    def run(self, layer: str, seeds: int) -> str:
-        """What the layer says: 'passes', or how it noticed."""
+    def run(self, what: list[str], seeds: int) -> str:
+        """What these tests say: 'passes', or how they noticed."""
         links = str(self.home / "links")
         env = {
             **os.environ,
@@ -75,7 +78,7 @@ class Copy:
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-o", "timeout=0"]
         with tempfile.TemporaryFile("w+") as log:
             process = subprocess.Popen(
-                [*command, *LAYERS[layer]],
+                [*command, *what],
                 cwd=self.home,
                 env=env,
                 stdout=log,
@@ -105,10 +108,10 @@ def _said(code: int, log: str) -> str:
 
 
 def main() -> int:
-    """Print the table; 1 if there is a mutation that no layer notices, and that should be."""
+    """Print the table; 1 if nobody notices a mutation that somebody should, or not the test that is named."""
     asked = argparse.ArgumentParser(description=__doc__)
     asked.add_argument("--only", default="")
-    asked.add_argument("--layers", default=",".join(LAYERS))
+    asked.add_argument("--layers", default=ASKED)
     asked.add_argument("--seeds", type=int, default=150)
     asked.add_argument("--part", default="0/1", help="i/n: every n-th mutation from the i-th on")
     wanted = asked.parse_args()
@@ -116,23 +119,39 @@ def main() -> int:
     words = wanted.only.split(",")
     chosen = [m for m in MUTATIONS if any(word in m.name for word in words)][first::step]
     unnoticed: list[Mutation] = []
+    misnamed: list[str] = []
     with tempfile.TemporaryDirectory(prefix="mutants") as folder:
         copy = Copy(Path(folder))
         for mutation in chosen:
             for edit in mutation.edits:
                 copy.change(edit)
             print(f"{mutation.name}: {mutation.what}", flush=True)
-            said: list[str] = []
+            said: dict[str, str] = {}
             for layer in wanted.layers.split(","):
+                if (tests := _tests(layer, mutation)) is None:
+                    continue
                 began = time.monotonic()
-                said.append(copy.run(layer, wanted.seeds))
-                print(f"    {layer:10} {time.monotonic() - began:4.0f} s  {said[-1]}", flush=True)
+                said[layer] = copy.run(tests, wanted.seeds)
+                print(f"    {layer:10} {time.monotonic() - began:4.0f} s  {said[layer]}", flush=True)
             for edit in mutation.edits:
                 copy.change(edit, back=True)
-            if all(each == "passes" for each in said):
+            if said.get("named") == "passes":
+                misnamed.append(mutation.name)
+            if all(each == "passes" for each in said.values()):
                 unnoticed.append(mutation)
-    print(f"{len(chosen)} mutations, unnoticed: {', '.join(m.name for m in unnoticed) or 'none'}")
-    return int(any(not m.harmless for m in unnoticed))
+    for mutation in unnoticed:
+        print(f"{mutation.name} is not noticed" + (f": {mutation.harmless}" if mutation.harmless else ""))
+    print(f"{len(chosen)} mutations, {len(chosen) - len(unnoticed)} noticed")
+    if misnamed:
+        print(f"not noticed by the test that is named: {', '.join(misnamed)}")
+    return int(any(not m.harmless for m in unnoticed) or bool(misnamed))
+
+
+def _tests(layer: str, mutation: Mutation) -> list[str] | None:
+    """What to ask pytest for; None when the mutation names no test."""
+    if layer != "named":
+        return LAYERS[layer]
+    return [NAMED[mutation.name], "-k", "not system"] if mutation.name in NAMED else None
 
 
 if __name__ == "__main__":

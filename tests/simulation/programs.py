@@ -139,18 +139,8 @@ class Interpreter:
         """The task that a piece of data describes."""
         ctx = self.ctx
         match task:
-            case ["double", n]:
-                return ctx.call_activity(double, n)
-            case ["slow", n]:
-                return ctx.call_activity(slow, n)
-            case ["flaky", failures]:
-                return ctx.call_activity(flaky, failures)
-            case ["late", n]:
-                return ctx.call_activity(late, n)
-            case ["stubborn", n]:
-                return ctx.call_activity(stubborn, n)
-            case ["pick", n]:
-                return ctx.call_activity(pick, n)
+            case [("double" | "slow" | "flaky" | "late" | "stubborn" | "pick") as name, n]:
+                return ctx.call_activity(ACTIVITIES.get(name), n)
             case ["timer", seconds]:
                 return ctx.create_timer(timedelta(seconds=seconds))
             case ["event", name]:
@@ -235,7 +225,8 @@ class Maker:
         return [self._statement(depth) for _ in range(size)]
 
     def _statement(self, depth: int) -> list[Any]:
-        kind = self.dice.choice(("await",) * 6 + ("keep", "keep", "status", "status", "loop", "loop", "spawn"))
+        kinds = ("await", "await", "await", "keep", "status", "loop")
+        kind = "spawn" if self.dice.random() < 0.08 else self.dice.choice(kinds)
         if kind == "status":
             return ["status", self.dice.randint(0, 9)]
         if kind == "spawn":

@@ -20,10 +20,11 @@ from typing import Any
 import programs
 import redis
 from gated import GatedStore
-from judging import Residue, check_all, ends, leftovers, purge_all
+from judging import Residue, ends
 from processes import Orchestrator, Process, Worker
 from scheduling import Scheduler
 from upsets import copy_messages, roll_back
+from verdicts import ENDED, ID, MOST, judge
 from virtual import Virtual
 
 from celeriac.celery_app.app import create_app
@@ -39,11 +40,6 @@ from celeriac.orchestrations.errors import (
     RedisUnavailableError,
 )
 
-ENDED = ("Completed", "Failed", "Cancelled", "Terminated")
-ID = "main"
-MOST = 4  # messages that a worker takes at once
-VARYING = ("slow", "late", "stubborn")  # may lose a race and never run; may be given up before it ran
-QUIET = ("take", "promote", "ack", "give_back", "beat", "adopt", "sweep_flights")  # not about what is being run
 AIMS = (
     "pauses claim", "pauses commit", "pauses take", "pauses complete", "pauses retry", "pauses adopt",
     "dies after claim", "dies after commit", "dies after take", "dies after adopt", "dies before commit",
@@ -124,7 +120,7 @@ class Simulation:
         again = not self.rolls_back and dice.random() < 0.15
         self.before = dice.choice(("purge", "restart", "replace")) if again else ""  # an earlier run's end
         self._passed: set[str] = set()  # steps of that end that are known to be done
-        self._hasty: set[str] = set()  # workers that run all they have taken before they look again
+        self.hasty: set[str] = set()  # workers that run all they have taken before they look again
         self.dice = dice
         self.keys = Keys(self.settings.hub)
         self.look = Client(
@@ -149,7 +145,10 @@ class Simulation:
         programs.Sleeper.sleep = lambda seconds: None
         effects = Counter(programs.EFFECTS)
         if not wrong:
-            wrong = self._judge(effects)
+            try:
+                wrong = judge(self, effects)
+            except Exception as error:  # noqa: BLE001  a history that cannot even be read is a verdict, too
+                wrong = [f"at the judgement {type(error).__name__}: {error}"]
         scheduler = self.scheduler
         return Verdict(self.seed, wrong, scheduler.struck, len(scheduler.trace), scheduler.trace, self.spec)
 
@@ -219,7 +218,7 @@ class Simulation:
         if self.dice.random() < 0.5:
             process.at_once = 1
         else:
-            self._hasty.add(shell.name)
+            self.hasty.add(shell.name)
         store._who = process
 
         def main() -> None:
@@ -302,7 +301,7 @@ class Simulation:
             self._passed.add(step)
 
     def _has_ended(self, client: Client) -> bool:
-        """All that there is, looked at twice: one that ends may have started another behind the list's back."""
+        """All that there is, looked at twice: one that ends may start another behind the list's back."""
         ids: list[list[str]] = []
         with self._known():
             for _ in range(2):
@@ -360,70 +359,3 @@ class Simulation:
                 break
         worker.stop()
         last.stop()
-
-    def _judge(self, effects: Counter[Any]) -> list[str]:
-        model = programs.expected(self.spec, ID)
-        found = ends(self.look)
-        wrong: list[str] = []
-        wanted = {i: self._short(r) for i, r in {ID: model, **model.instances}.items()}
-        stopped = self.spec["ending"] in ("cancel", "terminate")
-        for instance, want in wanted.items():
-            have = found.get(instance, ("", "missing", "", None))
-            if stopped:
-                if instance == ID and have[1] != want[0]:
-                    wrong.append(f"{instance} is {have[1]} instead of {want[0]}")
-            elif (have[1], have[2], have[3] and have[3][0]) != want:
-                wrong.append(f"{instance} is {have} instead of {want}")
-        wrong += [] if stopped else self._effects(Counter(self._model_effects(model)), effects)
-        wrong += [f"{i} has not ended: {end}" for i, end in found.items() if end[1] not in ENDED]
-        wrong += check_all(self.look, programs.REGISTRY)
-        wrong += self.home.residue(self.look._store)
-        wrong += self._mended()
-        if any(end[1] not in ENDED for end in found.values()):
-            return wrong
-        purge_all(self.look)
-        return wrong + leftovers(self.look._store)
-
-    @staticmethod
-    def _short(result: Any) -> tuple[Any, ...]:
-        output = result.output if result.status == "Completed" else None
-        return (result.status, repr(output), result.failure.error_type if result.failure else None)
-
-    @staticmethod
-    def _model_effects(model: Any) -> Iterator[tuple[str, str, int]]:
-        for call in model.calls:
-            yield (call.instance_id, call.name, call.attempt)
-
-    def _effects(self, expected: Counter[Any], effects: Counter[Any]) -> list[str]:
-        """Everything was done; and when no worker died or stood still, nothing twice."""
-        done: Counter[Any] = Counter()
-        again = 0  # how often the same attempt ran again
-        ran: Counter[str] = Counter()
-        for (instance, name, _, attempt, run), times in effects.items():
-            done[instance, name, int(attempt)] += times
-            again, ran[run] = again + (times if ran[run] else times - 1), ran[run] + times
-        surely = {key: n for key, n in expected.items() if key[1] not in VARYING}
-        wrong = [f"{key} was done {done[key]} times, not {n}" for key, n in surely.items() if done[key] < n]
-        if not self.rolled_back:
-            expected = done if self.before else expected
-            more = {k: n - expected[k] for k, n in done.items() if n > expected[k] and k[1] not in VARYING}
-            if max(again, sum(more.values())) > (most := self._repeats()):
-                wrong.append(f"done too often, {most} times may be: {again} attempts again, {more}")
-        return wrong
-
-    def _repeats(self) -> int:
-        """How many activities may run once more: the one that a worker ran when it died or stood still, because
-        others did it meanwhile; and all that a hasty one had taken, which does not look at Redis in between.
-        """
-        most = 0
-        for strike in self.scheduler.struck:
-            words = strike.split()
-            if not words[1].startswith("worker") or words[2] in QUIET or "lost" in words:
-                continue
-            most += MOST if "pauses" in words and words[1] in self._hasty else 1
-        return most
-
-    def _mended(self) -> list[str]:
-        """No process may lean on the audit: while Redis forgets nothing there is nothing to mend."""
-        found: Any = self.home.raw.hgetall(self.keys.path("mended"))
-        return [f"the audit had to mend {found}"] if found and not self.rolled_back else []

@@ -18,7 +18,7 @@ from simulating import Simulations
 SEED = os.environ.get("SEED")
 SEEDS = int(os.environ.get("SEEDS") or 0)
 STOP = bool(os.environ.get("STOP"))  # at the first seed that is wrong
-SHORT = 30.0  # seconds that the short form takes
+SHORT = 60.0  # seconds that the short form takes
 LEAST = 20  # seeds, however slow the machine
 
 ELSEWHERE = """
