@@ -211,15 +211,21 @@ class Maker:
 
     def program(self) -> dict[str, Any]:
         """A program to start."""
-        ending = self.dice.choice(["complete"] * 6 + ["fail", "cancel", "cancel", "terminate"])
+        ending = self.dice.choice(["complete"] * 6 + ["fail", "cancel", "cancel", "terminate", "terminate"])
         rounds = self.dice.choice((0, 0, 0, 1, 2))
+        relay = self.dice.random() < 0.12
         return {
-            "body": self._block(self.dice.randint(1, 5), 2),
-            "rounds": rounds,
+            "body": self._relay() if relay else self._block(self.dice.randint(1, 5), 2),
+            "rounds": self.dice.randint(3, 8) if relay else rounds,
             "ending": ending,
             "below": self.dice.random() < 0.7,
             "log": [],
         }
+
+    def _relay(self) -> list[Any]:
+        """A short run: the next one has begun when its loser's outcome and the next event come."""
+        race = ["race", ["slow", self.dice.randint(0, 1)], ["timer", self.dice.randint(0, 1)]]
+        return [["await", ["double", 3]], ["await", race], ["await", ["event", self.dice.choice(NAMES)]]]
 
     def _block(self, size: int, depth: int) -> list[Any]:
         return [self._statement(depth) for _ in range(size)]

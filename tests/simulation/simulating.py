@@ -269,7 +269,7 @@ class Simulation:
                     self.virtual.sleep(self.dice.uniform(0, 4))
                 self._ask(lambda n=number, e=name: client.raise_event(ID, e, n, dedup_key=str(n)))
             if self.spec["ending"] in ("cancel", "terminate"):
-                self.virtual.sleep(self.dice.choice((0.01, 1, 10, 60)))
+                self.virtual.sleep(self.dice.choice((0.01, 0.3, 1, 2, 4, 10, 60)))
                 self._ask(lambda: getattr(client, self.spec["ending"])(ID, "enough"))
             while done == self.rolled_back and not self._has_ended(client):
                 self.virtual.sleep(1)
