@@ -3,7 +3,7 @@
 - Every instance ended with the same status, output and failure.
 - Every history has at most one outcome for each number, starts with its start, and replays:
   today's code, given the events from outside, issues exactly the recorded commands. While it was
-  suspended nothing reached the code, and each failed attempt of a step is told once, in order.
+  suspended nothing reached the code, no timer fired early, each failed attempt is told once, in order.
 - Every activity ran at least once, and more often than without a fault only when a worker died.
 - No residue while the instances are there, and nothing of them after they are purged.
 """
@@ -30,6 +30,7 @@ from celeriac.orchestrations.history import (
     SubOrchestrationInstanceFailed,
     TaskCompleted,
     TaskFailed,
+    TimerCreated,
     TimerFired,
 )
 from celeriac.orchestrations.registry import Registry
@@ -59,7 +60,9 @@ def check_history(client: Client, instance: str, registry: Registry) -> list[str
     twice = [n for n, times in Counter(e.seq for e in events if isinstance(e, OUTCOMES)).items() if times > 1]
     if twice:
         problems.append(f"{instance}: two outcomes for {twice}")
-    problems += [f"{instance}: {each}" for each in [*_while_suspended(events), *_attempts(events)]]
+    problems += [
+        f"{instance}: {each}" for each in [*_while_suspended(events), *_attempts(events), *_early(events)]
+    ]
     times = [event.at for event in events]
     if times != sorted(times):
         problems.append(f"{instance}: time runs backwards")
@@ -81,6 +84,15 @@ def _while_suspended(events: list[AnyEvent]) -> Iterator[str]:
             suspended = isinstance(event, ExecutionSuspended)
         elif suspended and isinstance(event, (*OUTCOMES, EventRaised)):
             yield f"while it was suspended it was told {event}"
+
+
+def _early(events: list[AnyEvent]) -> Iterator[str]:
+    due: dict[int, int] = {}
+    for event in events:
+        if isinstance(event, TimerCreated):
+            due[event.seq] = event.due
+        elif isinstance(event, TimerFired) and event.at < due.get(event.seq, event.at + 1):
+            yield f"the timer {event.seq} fired early"
 
 
 def _attempts(events: list[AnyEvent]) -> Iterator[str]:

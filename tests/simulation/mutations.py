@@ -201,4 +201,18 @@ NAMED = {
     "begin-any": "tests/store/test_audit.py::test_on_kombu_s_own_transport",
     "resend-blind": "tests/store/test_audit.py::test_a_lost_message_is_found_and_sent_again",
     "audit-floods": "tests/store/test_audit.py::test_a_deep_queue_with_a_slow_worker_is_left_alone",
+    "audit-blind": "tests/store/test_audit.py::test_only_what_left_a_queue_is_lost",
+    "retime-any": "tests/store/test_late_words.py"
+    "::test_a_timer_that_was_cancelled_after_the_audit_saw_it_is_not_listed_again",
+    "restart-twice": "tests/store/test_late_words.py::test_a_restart_whose_reply_was_lost_restarts_once",
+    "purge-alone": "tests/store/test_children_purged.py",
+    "purge-forgets-below": "tests/store/test_children.py"
+    "::test_a_child_that_was_replaced_is_not_closed_for_its_predecessor",
+    "never-judged": "tests/celery/test_flights_of_the_dead.py"
+    "::test_a_step_is_queued_once_then_waits_then_is_judged",
+    "give-back-closed": "tests/celery/test_flights.py::test_what_was_closed_meanwhile_does_not_return",
+    "handed-again": "tests/celery/test_handed.py::test_what_a_child_has_runs_once_after_a_cut",
+    "copies-stay": "tests/celery/test_watched.py"
+    "::test_a_forked_child_closes_its_copies_and_leaves_the_connection_to_its_parent",
+    "server-unwatched": "tests/celery/test_watched.py::test_another_server_is_noticed_once",
 }

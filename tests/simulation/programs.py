@@ -224,8 +224,8 @@ class Maker:
 
     def _relay(self) -> list[Any]:
         """A short run: the next one has begun when its loser's outcome and the next event come."""
-        race = ["race", ["slow", self.dice.randint(0, 1)], ["timer", self.dice.randint(0, 1)]]
-        return [["await", ["double", 3]], ["await", race], ["await", ["event", self.dice.choice(NAMES)]]]
+        race = ["race", ["slow", self.dice.randint(0, 3)], ["timer", self.dice.randint(0, 3)]]
+        return [["await", race], ["await", ["double", 3]], ["await", ["event", self.dice.choice(NAMES)]]]
 
     def _block(self, size: int, depth: int) -> list[Any]:
         return [self._statement(depth) for _ in range(size)]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from celeriac.celery_app.store import instances, steps, turns
+import audit_desk
+
+from celeriac.celery_app.store import audit, instances, steps, turns
 from celeriac.celery_app.store.records import NextRun, new_execution, open_text
-from celeriac.orchestrations.history import ExecutionStarted
+from celeriac.orchestrations.history import ExecutionStarted, TimerCreated
 
 
 def test_a_late_failure_of_an_older_attempt_parks_nothing(desk: Any) -> None:
@@ -45,3 +47,28 @@ def test_a_timer_of_an_earlier_run_that_is_still_being_cleaned_up_fires_for_nobo
     for _ in range(10):
         desk.store.run(turns.sweep(desk.keys, now=desk.now))
     desk.store.run(instances.terminate(desk.keys, "a", "", desk.now))
+
+
+def test_a_timer_that_was_cancelled_after_the_audit_saw_it_is_not_listed_again(desk: Any) -> None:
+    desk.start()
+    due = desk.now + 500
+    claimed = desk.step(events=[TimerCreated(seq=1, due=due)], timers=[(1, due)])
+    desk.store.client.delete(desk.keys.timers)
+    (suspect,) = audit_desk.look(desk).suspects
+    desk.store.run(instances.cancel(desk.keys, "a", "", desk.now))
+    desk.commit(desk.turn(desk.claim_one(), untimers=[1]))
+    assert "1" not in desk.open(claimed.execution)
+    assert desk.store.run(audit.retime(desk.keys, suspect, due)) == "GONE"
+    assert desk.store.client.exists(desk.keys.timers) == 0
+
+
+def test_a_restart_whose_reply_was_lost_restarts_once(desk: Any) -> None:
+    """Sent again it finds its own run, even one that has ended."""
+    desk.start()
+    desk.end()
+    call = instances.restart(desk.keys, "a", now=desk.now)
+    first = desk.store.run(call)
+    assert desk.store.run(call) == first
+    desk.end()
+    assert desk.store.run(call) == first
+    assert desk.record()["status"] == "Completed"
