@@ -9,6 +9,7 @@ after the other, nothing ever lost.
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from datetime import timedelta
@@ -293,6 +294,16 @@ class Maker:
         return {"body": body, "rounds": self.dice.choice((0, 0, 1)), "ending": ending, "log": []}
 
 
+def has_children(spec: dict[str, Any]) -> bool:
+    """Whether it starts others."""
+    body = json.dumps(spec["body"])
+    return (
+        '"child"' in body
+        or '"spawn"' in body
+        or (spec["ending"] in ("cancel", "terminate") and spec["below"])
+    )
+
+
 def events_of(spec: dict[str, Any]) -> list[str]:
     """The names of the events that a program waits for, each as often as it does."""
 
@@ -308,10 +319,13 @@ def events_of(spec: dict[str, Any]) -> list[str]:
     return [name for name in NAMES for _ in range(needed[name] * (spec["rounds"] + 1))]
 
 
-def expected(spec: dict[str, Any], instance: str) -> testing.TestResult:
-    """What comes of a program when one thing happens after the other."""
+def expected(spec: dict[str, Any], instance: str, *, numbered: bool) -> testing.TestResult:
+    """What comes of a program when one thing happens after the other.
+
+    `numbered`: each event has a value of its own.
+    """
     hour = timedelta(hours=1)
-    happening = [testing.event(name, i, after=i * hour) for i, name in enumerate(events_of(spec))]
+    happening = [testing.event(name, i * numbered, after=i * hour) for i, name in enumerate(events_of(spec))]
     last = len(happening) * hour + timedelta(hours=5)
     if spec["ending"] == "cancel":
         happening.append(testing.cancel("enough", after=last))

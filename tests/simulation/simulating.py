@@ -119,6 +119,8 @@ class Simulation:
         self.copies = dice.choice((0, 0, 1, 4)) if faulty else 0  # messages that come twice
         again = not self.rolls_back and dice.random() < 0.15
         self.before = dice.choice(("purge", "restart", "replace")) if again else ""  # an earlier run's end
+        if self.before == "replace" and programs.has_children(self.spec):
+            self.before = "restart"  # its children would not have ended, and their ids would be in use
         self._passed: set[str] = set()  # steps of that end that are known to be done
         self.hasty: set[str] = set()  # workers that run all they have taken before they look again
         self.dice = dice
@@ -257,7 +259,7 @@ class Simulation:
         self.scheduler.spawn(process, self._mortal(process, lambda: script(client), again), after)
 
     def _main(self, client: Client) -> None:
-        done = -1
+        done, numbered = -1, not self.rolls_back  # the order of events may be lost with a tail
         while done != self.rolled_back:
             done = self.rolled_back
             if self.before:
@@ -267,7 +269,7 @@ class Simulation:
             for number, name in enumerate(programs.events_of(self.spec)):
                 if self.dice.random() < 0.5:  # else together with the last one
                     self.virtual.sleep(self.dice.uniform(0, 4))
-                self._ask(lambda n=number, e=name: client.raise_event(ID, e, n, dedup_key=str(n)))
+                self._ask(lambda n=number, e=name: client.raise_event(ID, e, n * numbered, dedup_key=str(n)))
             if self.spec["ending"] in ("cancel", "terminate"):
                 self.virtual.sleep(self.dice.choice((0.01, 0.3, 1, 2, 4, 10, 60)))
                 self._ask(lambda: getattr(client, self.spec["ending"])(ID, "enough"))
@@ -288,11 +290,17 @@ class Simulation:
             self._once("again", lambda: self._start(client, "once", on_conflict="terminate_existing"))
             return
         self._once("end", lambda: client.terminate(ID, "once more"))
+        self._once("rest", lambda: self._rest(client))
         if self.before == "restart":
             self._once("again", lambda: client.restart(ID))
         else:
             self._once("purge", lambda: client.purge(ID))
             self._once("again", lambda: self._start(client, "once"))
+
+    def _rest(self, client: Client) -> None:
+        """Its children end: those of the next run have the same ids."""
+        while programs.has_children(self.spec) and not self._has_ended(client):
+            self.virtual.sleep(0.3)
 
     def _once(self, step: str, what: Callable[[], object]) -> None:
         """Until it is known to be done; also a client that takes a dead one's place goes on behind it."""

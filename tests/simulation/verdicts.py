@@ -22,7 +22,7 @@ QUIET = ("take", "promote", "ack", "give_back", "beat", "adopt", "sweep_flights"
 
 def judge(sim: Simulation, effects: Counter[Any]) -> list[str]:
     """What is wrong with the end of the run. Purges every instance, if all have ended."""
-    model = programs.expected(sim.spec, ID)
+    model = programs.expected(sim.spec, ID, numbered=not sim.rolls_back)
     found = ends(sim.look)
     wrong: list[str] = []
     wanted = {i: _short(r) for i, r in {ID: model, **model.instances}.items()}
