@@ -117,7 +117,11 @@ def _waiting(connection: Any, fleet: Fleet) -> list[str]:
         found = (key.decode() for key in connection.scan_iter(match=f"{hub}:{prefix}*", count=1000))
         waiting += [key for key in found if BINDINGS not in key]
     alive = {member.pid for member in fleet.members.values() if member.alive}
-    known = {json.loads(info)["pid"] for info in connection.hgetall(f"{hub}:procs").values()}
+    processes = [json.loads(info) for info in connection.hvals(f"{hub}:procs")]
+    known = {process["pid"] for process in processes}
+    # One that began anew with Redis leaves its old name to the sweep, which may come amid the dump.
+    if len({(process["kind"], process["pid"]) for process in processes}) < len(processes):
+        waiting.append("old names of processes")
     if fleet.members["client"].alive:
         waiting.append("the client")
     names = set(connection.zrange(f"{hub}:beats", 0, -1)) ^ set(connection.hkeys(f"{hub}:procs"))
