@@ -17,6 +17,7 @@ from .app import create_app
 from .client.sync import Client
 from .emission import Emitter
 from .orchestrator.worker import OrchestratorWorker
+from .sealing import seal_of
 from .settings import Settings
 from .store import Store
 from .store.server import ensure_startable, info, note_schema
@@ -45,7 +46,7 @@ def run_orchestrator(settings: Settings) -> None:
             REGISTRY,
             settings,
             activities=ACTIVITIES.names(),
-            about={"lists": imposed.lists(app, settings)},
+            about={"lists": imposed.lists(app, settings), "codec": seal_of(settings).name},
         )
         triggers = QueueTriggers(client, TRIGGERS.queues())
 

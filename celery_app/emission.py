@@ -32,6 +32,7 @@ from celeriac.orchestrations.errors import CeleriacError
 from celeriac.orchestrations.history import ActivityOptions
 
 from .messages import JOIN_TASK, STEP_HEADER, STEP_META_HEADER, GroupRef, Notes, StepHeader
+from .sealing import seal_of
 from .settings import Settings
 from .signing import SIGN_HEADER, sign
 
@@ -154,7 +155,7 @@ class Emitter:
     def __init__(self, app: Celery, settings: Settings) -> None:
         self._app = app
         self._default_queue = settings.queue
-        self._key = settings.signing_key.encode()
+        self._key, self._seal = settings.signing_key.encode(), seal_of(settings)
         self._templates: dict[tuple[str, str, int, int, bool], _Template] = {}
         self._tags = count()
         self._pid, self._origin = 0, ""
@@ -177,7 +178,7 @@ class Emitter:
             template = self._templates[which] = self._record(*which)
         header = StepHeader(options, first_at, group.size if group else 0, notes)
         values = {
-            "call": quoted(call),
+            "call": quoted(self._seal.call(call)),
             "id": quoted(task_id),
             "step": quoted(step),
             "meta": quoted(msgspec.json.encode(header).decode()),

@@ -21,15 +21,16 @@ from celeriac.orchestrations.errors import (
     AuthoringError,
     FailureDetails,
     PayloadTooLargeError,
+    SealedPayloadError,
     UnknownActivityError,
 )
 from celeriac.orchestrations.history import ActivityOptions, PartOutcome, TaskCompleted, TaskFailed
 from celeriac.orchestrations.retry import RetryContext, RetryPolicy, decide
 
 from .messages import GroupRef, Notes, Step
+from .sealing import PLAIN, Seal
 from .store import Call, Keys, steps
 from .store.flights import MAX_LOST
-from .store.records import open_text
 
 __all__ = ["Again", "MessageMaker", "failed", "judge", "succeeded"]
 
@@ -72,6 +73,7 @@ def judge(
     now: int,
     asked_delay: timedelta | None = None,
     max_lost: int = MAX_LOST,
+    seal: Seal = PLAIN,
 ) -> Again | None:
     """Whether the failed attempt is followed by another one. May take 2 s: it runs the policy's handler.
 
@@ -82,18 +84,20 @@ def judge(
     died = failure.is_caused_by(ActivityWorkerLostError)
     if died and notes.lost < max_lost:
         return Again(LOST_DELAY << notes.lost, Notes(notes.lost + 1, notes.spared + 1))
-    if failure.is_caused_by(UnknownActivityError):
-        since = notes.unknown or now  # a deploy may be going on: another worker will know it
+    if failure.is_caused_by(UnknownActivityError) or failure.is_caused_by(SealedPayloadError):
+        since = notes.unknown or now  # a deploy may be going on: another worker will know it, or has the key
         if now - since >= UNKNOWN_FOR:
             return None
         return Again(UNKNOWN_DELAY, Notes(notes.lost, notes.spared + 1, since))
     if not step.header.options.retry or _is_final(failure):
         return None
-    delay = _by_policy(step, failure, now, asked_delay)
+    delay = _by_policy(step, failure, now, seal, asked_delay)
     return None if delay is None else Again(delay, Notes(notes.lost if died else 0, notes.spared))
 
 
-def _by_policy(step: Step, failure: FailureDetails, now: int, asked_delay: timedelta | None) -> int | None:
+def _by_policy(
+    step: Step, failure: FailureDetails, now: int, seal: Seal, asked_delay: timedelta | None
+) -> int | None:
     """The delay that the step's policy, or its handler, gives; None for no further attempt."""
     notes, header = step.header.notes, step.header
     try:
@@ -105,7 +109,7 @@ def _by_policy(step: Step, failure: FailureDetails, now: int, asked_delay: timed
     verdict = None
     if policy.handler is not None and asked_delay is None:
         elapsed = timedelta(milliseconds=max(0, now - header.first_at))
-        verdict = _ask(policy, RetryContext(attempt, failure, elapsed, step.task.instance))
+        verdict = _ask(policy, RetryContext(attempt, failure, elapsed, step.task.instance), seal)
     seed = f"{step.task.execution}:{step.task.seq}"
     return decide(policy, failure, attempt, header.first_at, now, seed, asked_delay, verdict)
 
@@ -115,7 +119,7 @@ def _is_final(failure: FailureDetails) -> bool:
     return failure.is_caused_by(AuthoringError) or failure.is_caused_by(PayloadTooLargeError)
 
 
-def _ask(policy: RetryPolicy, context: RetryContext) -> bool | timedelta | None:
+def _ask(policy: RetryPolicy, context: RetryContext, seal: Seal) -> bool | timedelta | None:
     """The handler's verdict. One that fails or takes too long counts as none: the policy decides."""
     verdicts: list[bool | timedelta] = []
 
@@ -124,10 +128,11 @@ def _ask(policy: RetryPolicy, context: RetryContext) -> bool | timedelta | None:
             handler = policy.load_handler()
             if handler is not None:
                 verdicts.append(handler(context))
-        except Exception:  # an author's code: whatever it raises must not lose the outcome
-            logger.exception(
-                "retry handler %s of %s failed; the policy decides", policy.handler, context.instance_id
-            )
+        except Exception as error:  # noqa: BLE001  an author's code: whatever it raises, the outcome stays
+            logger.error(
+                "retry handler %s of %s failed; the policy decides\n%s",
+                policy.handler, context.instance_id, seal.trace(error),
+            )  # fmt: skip
 
     thread = threading.Thread(target=run, name="celeriac-retry-handler", daemon=True)
     thread.start()
@@ -139,11 +144,17 @@ def _ask(policy: RetryPolicy, context: RetryContext) -> bool | timedelta | None:
 
 
 def failed(
-    keys: Keys, maker: MessageMaker, step: Step, failure: FailureDetails, again: Again | None, now: int
+    keys: Keys,
+    maker: MessageMaker,
+    seal: Seal,
+    step: Step,
+    failure: FailureDetails,
+    again: Again | None,
+    now: int,
 ) -> Call[str]:
     """The call that parks the next attempt, or that ends the step with this failure."""
     if again is None:
-        return _ended(keys, step, failure=failure)
+        return _ended(keys, seal, step, failure=failure)
     following = step.task._replace(attempt=step.task.attempt + 1)
     options, first_at = step.header.options, step.header.first_at
     key, message = maker.activity_message(
@@ -159,20 +170,23 @@ def failed(
         due=now + again.delay,
         queue_key=key,
         message=message,
-        failed=msgspec.json.encode(note),
+        failed=seal.attempt(note),
         start_by=now + again.delay + options.schedule_to_start if options.schedule_to_start else 0,
         lost=again.notes.lost,
         notes=again.notes.kept,
     )
 
 
-def succeeded(keys: Keys, step: Step, result: str, aside: tuple[str, bytes] | None = None) -> Call[str]:
+def succeeded(
+    keys: Keys, seal: Seal, step: Step, result: str, aside: tuple[str, bytes] | None = None
+) -> Call[str]:
     """The call that ends the step with `result`, JSON text or a reference to `aside`, a payload to store."""
-    return _ended(keys, step, result=result, payloads=[aside] if aside else [])
+    return _ended(keys, seal, step, result=result, payloads=[aside] if aside else [])
 
 
 def _ended(
     keys: Keys,
+    seal: Seal,
     step: Step,
     *,
     result: str | None = None,
@@ -180,11 +194,11 @@ def _ended(
     payloads: Sequence[tuple[str, bytes]] = (),
 ) -> Call[str]:
     if step.group is not None:
-        text = open_text(PartOutcome(result, failure))
+        text = seal.open_text(PartOutcome(result, failure))
     elif failure is not None:
-        text = open_text(TaskFailed(seq=step.task.seq, failure=failure))
+        text = seal.open_text(TaskFailed(seq=step.task.seq, failure=failure))
     else:
-        text = open_text(TaskCompleted(seq=step.task.seq, result=result))
+        text = seal.open_text(TaskCompleted(seq=step.task.seq, result=result))
     return steps.complete(
         keys,
         step.task.instance,

@@ -63,6 +63,8 @@ class Settings:
     max_depth: int = 100  # sub-orchestrations within each other
     cache_size: int = 1000  # live executions an orchestrator keeps
     transport: str = "celeriac"  # or "stock": kombu's own Redis transport
+    codec: str = ""  # "module:factory" of what seals values on their way to Redis; empty: they go in clear
+    codec_seals: bool = True  # False: the codec only opens what is sealed, and seals nothing
     signing_key: str = field(default="", repr=False)  # workers run only messages signed with it; empty: any
 
     def __post_init__(self) -> None:
@@ -254,6 +256,21 @@ def _check_key(value: Any, where: str) -> str:
     return value
 
 
+def _check_codec(value: Any, where: str) -> str:
+    module, colon, name = value.partition(":") if isinstance(value, str) else ("", "", "")
+    if value != "" and not (colon and all(part.isidentifier() for part in [*module.split("."), name])):
+        raise _refuse(where, value, "it must be module:factory")
+    return value
+
+
+def _check_flag(value: Any, where: str) -> bool:
+    if isinstance(value, bool):
+        return value
+    if str(value).lower() not in {"true", "1", "false", "0"}:
+        raise _refuse(where, value, "it must be true or false")
+    return str(value).lower() in {"true", "1"}
+
+
 def _whole(least: int) -> Callable[[Any, str], int]:
     def check(value: Any, where: str) -> int:
         try:
@@ -302,6 +319,8 @@ _CHECKS: Final[dict[str, Callable[[Any, str], Any]]] = {
     "max_depth": _whole(0),
     "cache_size": _whole(0),
     "transport": _check_transport,
+    "codec": _check_codec,
+    "codec_seals": _check_flag,
     "signing_key": _check_key,
 }
 

@@ -1,6 +1,6 @@
 """What `celeriac` exits with: one number per reason, so that scripts can tell them apart.
 
-Those from 4 to 12 are the `exit_code` of the client's errors (orchestrations/errors.py).
+Those from 4 to 13 are the `exit_code` of the client's errors (orchestrations/errors.py).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ class Exit(IntEnum):
     NO_REDIS = 10  # Redis does not answer, or none could be started
     BAD_REDIS = 11  # this Redis must not be used
     FULL = 12  # Redis has no memory left for this
+    SEALED = 13  # a sealed value, and no codec that opens it
     TIMEOUT = 124  # it did not end in time; it goes on
     INTERRUPTED = 130  # Ctrl-C
 
@@ -40,6 +41,7 @@ MEANINGS = {
     Exit.NO_REDIS: "Redis does not answer, or none could be started",
     Exit.BAD_REDIS: "this Redis must not be used (see celeriac doctor)",
     Exit.FULL: "Redis has no memory left for this: raise maxmemory, or purge",
+    Exit.SEALED: "a value is sealed, and CELERIAC_CODEC does not open it",
     Exit.TIMEOUT: "it did not end in time; it goes on",
     Exit.INTERRUPTED: "interrupted",
 }

@@ -10,6 +10,7 @@ import msgspec
 from rich.text import Text
 
 from celeriac.celery_app.client.state import iso, moment
+from celeriac.celery_app.sealing import FREE, PREFIX
 from celeriac.orchestrations import history as kinds
 from celeriac.orchestrations.history import AnyEvent, Event
 
@@ -131,4 +132,6 @@ def _payload(text: str | None) -> str:
         return ""
     if text.startswith("@"):
         return "(a large value)"
+    if text.startswith(PREFIX):
+        return FREE
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"

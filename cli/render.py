@@ -22,7 +22,7 @@ from rich.tree import Tree
 
 from celeriac.celery_app.client.progress import ProcessInfo
 from celeriac.celery_app.client.queues import PoisonMessage
-from celeriac.celery_app.client.state import OrchestrationState, Status
+from celeriac.celery_app.client.state import OrchestrationState, Status, shown
 from celeriac.orchestrations.errors import FailureDetails
 
 NARROW: Final = 80  # columns; below, a table breaks lines rather than cut them
@@ -150,7 +150,7 @@ def _about(state: OrchestrationState) -> str:
         return first_line(f"waits: {state.waiting}")
     if state.reason:
         return first_line(state.reason)
-    return value(state.custom_status, 60) if state.custom_status is not None else ""
+    return value(shown(state.custom_text), 60) if state.custom_text is not None else ""
 
 
 def short_failure(failure: FailureDetails) -> str:
@@ -190,9 +190,9 @@ def show_state(out: Console, state: OrchestrationState, steps: Tree | None = Non
         if fact:
             grid.add_row(name, Text(str(fact)))
     for name, text, content in (
-        ("Input", state.input_text, state.input),
-        ("Custom status", state.custom_text, state.custom_status),
-        ("Output", state.output_text, state.output),
+        ("Input", state.input_text, shown(state.input_text)),
+        ("Custom status", state.custom_text, shown(state.custom_text)),
+        ("Output", state.output_text, shown(state.output_text)),
     ):
         if text is not None:
             grid.add_row(name, Text(value(content, 2000)))

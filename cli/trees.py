@@ -16,6 +16,7 @@ from celeriac.celery_app.client.progress import (
     StepState,
     TimerProgress,
 )
+from celeriac.celery_app.client.state import shown
 
 from . import render
 
@@ -69,8 +70,8 @@ def _head(progress: InstanceProgress) -> Text:
     text.append(f"  {render.duration(render.age(state))}", style="dim")
     if state.waiting:
         text.append(f"  waits: {render.first_line(state.waiting)}", style="yellow")
-    if state.custom_status is not None:
-        text.append(f"  {render.value(state.custom_status, 60)}", style="italic")
+    if (told := shown(state.custom_text)) is not None:
+        text.append(f"  {render.value(told, 60)}", style="italic")
     return text
 
 
@@ -182,8 +183,8 @@ def lines_of(progress: InstanceProgress) -> Iterator[tuple[str, str]]:
 def _state_line(node: InstanceProgress) -> str:
     state = node.state
     words = [state.name, state.status.value]
-    if state.custom_status is not None:
-        words.append(render.value(state.custom_status, 200))
+    if (told := shown(state.custom_text)) is not None:
+        words.append(render.value(told, 200))
     if state.waiting:
         words.append(f"(waits: {render.first_line(state.waiting, 200)})")
     if state.failure:

@@ -25,7 +25,8 @@ CeleriacError
     ├── PayloadTooLargeError
     ├── RedisUnavailableError
     ├── RedisUnsuitableError
-    └── RedisFullError
+    ├── RedisFullError
+    └── SealedPayloadError
 
 `ContinueAsNew` derives from BaseException, so that an author's `except Exception` cannot swallow it.
 """
@@ -65,6 +66,7 @@ __all__ = [
     "RedisUnsuitableError",
     "RegistrationError",
     "RetryAfter",
+    "SealedPayloadError",
     "TaskCancelledError",
     "TaskFailedError",
     "UnknownActivityError",
@@ -373,3 +375,9 @@ class RedisFullError(ClientError):
     """Redis has no memory for this, nothing was written. Instances are refused from 90 % of maxmemory on."""
 
     exit_code = 12
+
+
+class SealedPayloadError(ClientError):
+    """A value is sealed and cannot be opened here, or cannot be sealed: see CELERIAC_CODEC."""
+
+    exit_code = 13

@@ -63,7 +63,9 @@ class Backend(RedisBackend):
         elif TaskId.parse(task_id) is None:
             super().mark_as_failure(task_id, exc, traceback, request, store_result, call_errbacks, state)
         else:
-            logger.error("a failure of %s came without its headers and is not reported: %r", task_id, exc)
+            logger.error(
+                "a failure of %s came without its headers and is not reported: %s", task_id, type(exc)
+            )
 
     def mark_as_revoked(
         self,

@@ -54,20 +54,21 @@ class Heartbeat:
             task, store = self._step.task, self._runtime.store
             try:
                 note = store.run(steps.last_note(store.keys, task.execution, task.seq))
+                self._before = self._runtime.seal.clear(note.decode()) if note else ""
             except CeleriacError as error:
                 logger.warning("cannot see the last heartbeat before %s: %s", task, error)
                 return None
-            self._before = note.decode() if note else ""
         return codec.decode(self._before or None)
 
     def _send(self) -> None:
         self._sent = time.monotonic()
         task, store = self._step.task, self._runtime.store
-        call = steps.arm(
-            store.keys, task.instance, task.execution, task.seq, task.attempt, starts=False,
-            beat_in=self._step.header.options.heartbeat, note=self._told if self._unsent else "",
-        )  # fmt: skip
         try:
+            note = self._runtime.seal.call(self._told) if self._unsent else ""
+            call = steps.arm(
+                store.keys, task.instance, task.execution, task.seq, task.attempt, starts=False,
+                beat_in=self._step.header.options.heartbeat, note=note,
+            )  # fmt: skip
             store.run(call)
             self._unsent = False
         except CeleriacError as error:

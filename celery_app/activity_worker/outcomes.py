@@ -27,13 +27,15 @@ from celeriac.orchestrations.errors import (
     PayloadTooLargeError,
     RedisUnavailableError,
     RetryAfter,
+    SealedPayloadError,
     failure_from,
 )
 
 from .. import retrying
 from ..complaints import Complaints
 from ..messages import STEP_HEADER, STEP_META_HEADER, GroupRef, Step, TaskId, read_header
-from ..store import Call, GoneError, StoreError, command, payloads, steps
+from ..sealing import Seal
+from ..store import Call, GoneError, StoreError, command, steps
 from .runtime import Runtime
 
 __all__ = ["Caught", "OutcomeWriter", "caught_from", "step_from"]
@@ -139,12 +141,17 @@ class OutcomeWriter:
             error = PayloadTooLargeError(f"the result of {step.name!r} is {size:,} bytes")
             self.failure(step, Caught(failure_from(error)))
             return
-        aside = None
-        if size > settings.aside_over:
-            # The attempt is in the name: a copy running at the same time cannot change what was completed.
-            aside = (f"p{step.task.seq}.{step.task.attempt}", payloads.pack(result))
-            result = f"@{aside[0]}"
-        self._close(step, retrying.succeeded(self._runtime.store.keys, step, result, aside))
+        aside, seal = None, self._runtime.seal
+        try:
+            if size > settings.aside_over:
+                # The attempt is in the name: a copy running meanwhile cannot change what was completed.
+                aside = (f"p{step.task.seq}.{step.task.attempt}", seal.pack(result))
+                result = f"@{aside[0]}"
+            call = retrying.succeeded(self._runtime.store.keys, seal, step, result, aside)
+        except SealedPayloadError as error:  # tried again for a minute, here or elsewhere
+            self.failure(step, Caught(failure_from(error)))
+            return
+        self._close(step, call)
 
     @_undisturbed
     def failure(self, step: Step, caught: Caught) -> None:
@@ -152,10 +159,11 @@ class OutcomeWriter:
         now = self.settle(command(b"TIME", decode=_milliseconds))
         if caught.failure.is_caused_by(ActivityWorkerLostError):
             step = self._counted(step)
-        again = retrying.judge(step, caught.failure, now, caught.delay, self._runtime.settings.max_lost)
+        seal, most = self._runtime.seal, self._runtime.settings.max_lost
+        again = retrying.judge(step, caught.failure, now, caught.delay, most, seal)
         keys, emitter = self._runtime.store.keys, self._runtime.emitter
-        if self._close(step, retrying.failed(keys, emitter, step, caught.failure, again, now)):
-            _tell(step, caught.failure, again)
+        if self._close(step, retrying.failed(keys, emitter, seal, step, caught.failure, again, now)):
+            _tell(step, caught.failure, again, seal)
 
     def _counted(self, step: Step) -> Step:
         """The step with all deaths in a row: its message does not know of whole workers that died with it."""
@@ -196,10 +204,10 @@ class OutcomeWriter:
         return reply == "OK"
 
 
-def _tell(step: Step, failure: FailureDetails, again: retrying.Again | None) -> None:
+def _tell(step: Step, failure: FailureDetails, again: retrying.Again | None, seal: Seal) -> None:
     """One line for an attempt that is followed by another; the traceback when it was the last."""
     what = f"attempt {step.task.attempt} of {step.name} for instance {step.task.instance}"
-    error = f"{failure.error_type}: {failure.message[:MAX_LOGGED]}"
+    error = f"{failure.error_type}: {seal.masked(failure.message[:MAX_LOGGED])}"
     if again is not None:
         logger.warning(
             "%s failed (%s); the next one follows in %.1f s",
@@ -210,7 +218,7 @@ def _tell(step: Step, failure: FailureDetails, again: retrying.Again | None) -> 
     else:
         lines, inner = [failure.stack_trace.rstrip()], failure.inner
         while inner is not None:
-            cause = f"{inner.error_type}: {inner.message[:MAX_LOGGED]}"
+            cause = f"{inner.error_type}: {seal.masked(inner.message[:MAX_LOGGED])}"
             lines += [f"caused by {cause}", inner.stack_trace.rstrip()]
             inner = inner.inner
         logger.error("%s failed and was the last: %s\n%s", what, error, "\n".join(filter(None, lines)))

@@ -15,6 +15,7 @@ from typing import Any, Final
 from celery import Celery, signals
 
 from ..emission import Emitter
+from ..sealing import seal_of
 from ..settings import Settings
 from ..store import Store
 
@@ -27,7 +28,7 @@ class Runtime:
     """One for each app; lives as long as the process and is inherited by forked children."""
 
     def __init__(self, app: Celery, settings: Settings) -> None:
-        self.settings = settings
+        self.settings, self.seal = settings, seal_of(settings)
         self.emitter = Emitter(app, settings)
         self._owner = os.getpid()
         self._guard = threading.Lock()

@@ -135,8 +135,10 @@ class ActivityTask(Task):
             heartbeat.flush()
             _trim(error)
             setattr(self.request, CAUGHT, caught_from(error, step))
-            if isinstance(error, _MISREAD) or not isinstance(error, Exception):
-                raise ActivityError(f"the activity raised {type(error).__name__}: {error}") from error
+            hides = runtime.seal.hides  # Celery logs the message of what it gets
+            if hides or isinstance(error, _MISREAD) or not isinstance(error, Exception):
+                said = f"the activity raised {type(error).__name__}: {runtime.seal.masked(str(error))}"
+                raise ActivityError(said) from (None if hides else error)
             raise
 
     def _run_here(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -165,10 +167,10 @@ def _begins(runtime: Runtime, task: TaskId, request: Any) -> bool:
 def _call_text(runtime: Runtime, step: Step) -> str:
     """The call, fetched if it is a reference; raises Reject when the worker stops before Redis answers."""
     if not step.call.startswith("@"):
-        return step.call
+        return runtime.seal.clear(step.call)
     call = payloads.fetch(runtime.store.keys, step.task.execution, [step.call[1:]])
     (blob,) = OutcomeWriter(runtime).settle(call)
-    return payloads.unpack(blob)
+    return runtime.seal.unpack(blob)
 
 
 def _within(result: str, limit: int, name: str) -> str:

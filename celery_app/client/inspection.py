@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import msgspec
 
 from celeriac.orchestrations.errors import InstanceNotFoundError, InvalidArgumentError
-from celeriac.orchestrations.history import GroupScheduled, Part, TaskScheduled, decode_event
+from celeriac.orchestrations.history import GroupScheduled, Part, TaskScheduled
 
+from ..sealing import FREE, PREFIX, Seal
 from ..store import Keys, views
 from ..store import progress as open_steps
 from ..store.records import Progress
@@ -28,6 +29,7 @@ from .state import OrchestrationState, moment
 Asked = TaskScheduled | GroupScheduled
 Read = Callable[[str], Operation[OrchestrationState]]
 
+ELSEWHERE = ("@", PREFIX)  # parts that are put aside, or sealed without a key here
 _parts = msgspec.json.Decoder(list[Part])
 
 CHUNK = 500  # history events read at once, newest first
@@ -38,8 +40,8 @@ _STATES = {"queued": StepState.QUEUED, "running": StepState.RUNNING, "parked": S
 class Inspection:
     """Operations that look on. `read` is the operation that gets one instance."""
 
-    def __init__(self, keys: Keys, read: Read) -> None:
-        self._keys, self._read = keys, read
+    def __init__(self, keys: Keys, read: Read, seal: Seal) -> None:
+        self._keys, self._read, self._seal = keys, read, seal
 
     def progress(self, instance_id: str, depth: int) -> Operation[InstanceProgress]:
         """See Client.progress."""
@@ -59,7 +61,9 @@ class Inspection:
                     continue  # purged between the two looks
         return InstanceProgress(
             state=state,
-            activities=tuple(_activity(s, asked) for s in steps if s.kind == "activity" and _shown(s)),
+            activities=tuple(
+                _activity(s, asked, self._seal) for s in steps if s.kind == "activity" and _shown(s)
+            ),
             groups=tuple(_group(s, asked) for s in steps if s.kind == "group" and s.state == "open"),
             timers=tuple(TimerProgress(seq=s.seq, due=moment(s.due)) for s in steps if s.kind == "timer"),
             children=tuple(children),
@@ -73,7 +77,7 @@ class Inspection:
         while stop > 0 and not wanted <= asked.keys():
             start = max(0, stop - CHUNK)
             chunk = yield from ask(views.history(self._keys, instance_id, start, stop - 1))
-            for event in map(decode_event, chunk):
+            for event in map(self._seal.decode, chunk):
                 if isinstance(event, TaskScheduled | GroupScheduled):
                     asked[event.seq] = event
             stop = start
@@ -103,7 +107,12 @@ class Inspection:
 
 def _name(event: Asked | None) -> str:
     """What the activity, or the parts of a group, is called; of mixed ones, if the event itself says so."""
-    if event is None or event.name or not isinstance(event, GroupScheduled) or event.parts.startswith("@"):
+    if (
+        event is None
+        or event.name
+        or not isinstance(event, GroupScheduled)
+        or event.parts.startswith(ELSEWHERE)
+    ):
         return event.name if event else ""
     names = dict.fromkeys(part.name for part in _parts.decode(event.parts))
     return ", ".join(list(names)[:3]) + (", ..." if len(names) > 3 else "")
@@ -122,24 +131,25 @@ def _tags(event: Asked | None, seq: int) -> Mapping[str, str]:
         return event.options.tags
     if all(options.tags == event.options[0].tags for options in event.options):
         return event.options[0].tags
-    if event.parts.startswith("@"):
+    if event.parts.startswith(ELSEWHERE):
         return {}
     return event.options[_parts.decode(event.parts)[seq - event.seq].options].tags
 
 
-def _activity(step: Progress, asked: Mapping[int, Asked]) -> ActivityProgress:
+def _activity(step: Progress, asked: Mapping[int, Asked], seal: Seal) -> ActivityProgress:
+    note = seal.clear(step.note)
     event = asked.get(step.group if step.group >= 0 else step.seq)
     return ActivityProgress(
         seq=step.seq,
         name=_name(event),
         tags=_tags(event, step.seq),
-        progress=json.loads(step.note) if step.note else None,
+        progress=FREE if note.startswith(PREFIX) else json.loads(note) if note else None,
         attempt=step.attempt,
         state=_STATES.get(step.state, StepState.QUEUED),
         worker=step.worker,
         since=moment(step.since) if step.since else None,
         retry_at=moment(step.due) if step.due else None,
-        failures=step.failures,
+        failures=tuple(map(seal.opened, step.failures)),
     )
 
 

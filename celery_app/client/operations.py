@@ -11,25 +11,18 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-import msgspec
-
 from celeriac.orchestrations.errors import (
-    FailureDetails,
     InstanceNotFoundError,
     InvalidArgumentError,
 )
-from celeriac.orchestrations.history import (
-    AnyEvent,
-    EventRaised,
-    ExecutionStarted,
-    decode_event,
-)
+from celeriac.orchestrations.history import AnyEvent, EventRaised, ExecutionStarted, decode_event
 from celeriac.orchestrations.recording import Recording
 from celeriac.orchestrations.registry import Registry
 
+from ..sealing import Seal
 from ..settings import Settings
 from ..store import GoneError, Keys, instances, payloads, server, views
-from ..store.records import InstanceRecord, StartReply, open_text
+from ..store.records import InstanceRecord, StartReply
 from . import recorder
 from . import validation as check
 from .driving import Operation, ask, ask_all, resumed
@@ -44,8 +37,6 @@ R = TypeVar("R")
 
 CHUNK = 1000  # history events read at once
 
-_failures = msgspec.json.Decoder(FailureDetails)
-
 
 class Operations:
     """The verbs. Each method makes an operation; nothing happens until a driver runs it."""
@@ -54,8 +45,10 @@ class Operations:
         self.settings = settings
         self.keys = Keys(settings.hub)
         self._suitable = False  # not yet known
-        self.inspection = Inspection(self.keys, self.get)
-        self.starting = Starting(settings, registry, self.inspection.served)
+        self.starting = Starting(settings, registry, lambda: self.inspection.served())
+        self._seal = self.starting.seal
+        self._reading = self._seal.reading  # what it only shows may stay sealed
+        self.inspection = Inspection(self.keys, self.get, self._reading)
         self.queues = Queues(self.keys, settings, self.starting)
         self.purging = Purging(self.keys)
 
@@ -114,24 +107,27 @@ class Operations:
         """See Client.get."""
         record: InstanceRecord = yield from ask(views.get(self.keys, check.check_id(instance_id)))
         texts = yield from self._texts([record])
-        return _state(record, texts)
+        return _state(record, texts, self._reading)
 
     def history(self, instance_id: str) -> Operation[tuple[AnyEvent, ...]]:
         """See Client.history."""
+        return (yield from self._history(instance_id, self._reading))
+
+    def _history(self, instance_id: str, seal: Seal) -> Operation[tuple[AnyEvent, ...]]:
         yield from ask(views.get(self.keys, check.check_id(instance_id)))
         events: list[AnyEvent] = []
         while True:
             chunk = yield from ask(
                 views.history(self.keys, instance_id, len(events), len(events) + CHUNK - 1)
             )
-            events += map(decode_event, chunk)
+            events += map(seal.decode, chunk)
             if len(chunk) < CHUNK:
                 return tuple(events)
 
     def record(self, instance_id: str) -> Operation[Recording]:
         """See Client.record."""
-        events = yield from self.history(instance_id)
-        return (yield from recorder.record(self.keys, events))
+        events = yield from self._history(instance_id, self._seal)
+        return (yield from recorder.record(self.keys, events, self._seal))
 
     def list(
         self,
@@ -158,7 +154,7 @@ class Operations:
             if not cursor or len(found) >= limit:
                 break
         texts = yield from self._texts(found)
-        return Page([_state(record, texts) for record in found], cursor)
+        return Page([_state(record, texts, self._reading) for record in found], cursor)
 
     def _records(self, ids: Sequence[str]) -> Operation[list[InstanceRecord]]:
         """The records of these instances; one purged meanwhile is left out."""
@@ -188,7 +184,9 @@ class Operations:
                 blobs = yield from ask(payloads.fetch(self.keys, execution, [ref[1:] for ref in refs]))
             except GoneError:
                 continue  # replaced or purged since its record was read
-            texts |= {(execution, ref): payloads.unpack(blob) for ref, blob in zip(refs, blobs, strict=True)}
+            texts |= {
+                (execution, ref): self._reading.unpack(blob) for ref, blob in zip(refs, blobs, strict=True)
+            }
         return texts
 
     # --- commands --------------------------------------------------------------------------------
@@ -202,29 +200,30 @@ class Operations:
         if dedup_key:
             check.check_name(dedup_key, "dedup key")
         text, aside = self.starting.put_aside(data, f"data of event {name!r}", f"pe{secrets.token_hex(6)}")
-        event = open_text(EventRaised(name=name, input=text))
+        event = self._seal.open_text(EventRaised(name=name, input=text))
         yield from ask(instances.raise_event(self.keys, instance_id, event, dedup_key or "", aside))
+
+    def _reason(self, reason: str) -> str:
+        return self._seal.note(check.check_reason(reason))
 
     def suspend(self, instance_id: str, reason: str = "") -> Operation[bool]:
         """See Client.suspend."""
         check.check_id(instance_id)
-        return (yield from ask(instances.suspend(self.keys, instance_id, check.check_reason(reason))))
+        return (yield from ask(instances.suspend(self.keys, instance_id, self._reason(reason))))
 
     def resume(self, instance_id: str, reason: str = "") -> Operation[bool]:
         """See Client.resume."""
         check.check_id(instance_id)
-        return (yield from ask(instances.resume(self.keys, instance_id, check.check_reason(reason))))
+        return (yield from ask(instances.resume(self.keys, instance_id, self._reason(reason))))
 
     def cancel(self, instance_id: str, reason: str = "") -> Operation[bool]:
         """See Client.cancel."""
         check.check_id(instance_id)
-        return (yield from ask(instances.cancel(self.keys, instance_id, check.check_reason(reason))))
+        return (yield from ask(instances.cancel(self.keys, instance_id, self._reason(reason))))
 
     def terminate(self, instance_id: str, reason: str = "") -> Operation[None]:
         """See Client.terminate."""
-        yield from ask(
-            instances.terminate(self.keys, check.check_id(instance_id), check.check_reason(reason))
-        )
+        yield from ask(instances.terminate(self.keys, check.check_id(instance_id), self._reason(reason)))
 
     def restart(self, instance_id: str, new_id: bool | str = False, reason: str = "") -> Operation[str]:
         """See Client.restart."""
@@ -234,7 +233,7 @@ class Operations:
             target = check.check_id(new_id)
         elif new_id:
             target = secrets.token_hex(16)
-        reply = yield from ask(instances.restart(self.keys, instance_id, target, check.check_reason(reason)))
+        reply = yield from ask(instances.restart(self.keys, instance_id, target, self._reason(reason)))
         return reply.instance
 
 
@@ -245,9 +244,11 @@ def _input(record: InstanceRecord) -> str | None:
     return started.input if isinstance(started, ExecutionStarted) else None
 
 
-def _state(record: InstanceRecord, texts: Mapping[tuple[str, str], str]) -> OrchestrationState:
+def _state(record: InstanceRecord, texts: Mapping[tuple[str, str], str], seal: Seal) -> OrchestrationState:
     def text(value: str | None) -> str | None:
-        return texts.get((record.execution, value)) if value and value.startswith("@") else value
+        if not value or not value.startswith("@"):
+            return value and seal.clear(value)
+        return texts.get((record.execution, value))
 
     return OrchestrationState(
         id=record.instance,
@@ -259,14 +260,14 @@ def _state(record: InstanceRecord, texts: Mapping[tuple[str, str], str]) -> Orch
         input_text=text(_input(record)),
         output_text=text(record.output),
         custom_text=text(record.custom),
-        failure=_failures.decode(record.failure) if record.failure else None,
+        failure=seal.read_failure(record.failure) if record.failure else None,
         tags=record.tags,
         parent_id=record.parent or None,
         execution=record.execution,
         run=record.run,
         history_length=record.history_length,
-        waiting=record.waiting,
-        reason=record.reason,
+        waiting=seal.told(record.waiting),
+        reason=seal.told(record.reason),
         crashes=record.crashes,
         starts_at=moment(record.start_at) if record.start_at else None,
     )

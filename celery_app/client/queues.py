@@ -20,7 +20,6 @@ from celeriac.orchestrations.history import EventRaised
 
 from ..settings import Settings
 from ..store import FencedError, GoneError, Keys, command, flights, queues
-from ..store.records import open_text
 from . import validation as check
 from .driving import Operation, ask, ask_all
 from .starting import Starting, UnfitInputError
@@ -86,6 +85,7 @@ class Queues:
 
     def __init__(self, keys: Keys, settings: Settings, starting: Starting) -> None:
         self._keys, self._settings, self._starting = keys, settings, starting
+        self.seal = starting.seal
         self._counting = threading.Lock()
         self._next_number = 1  # of taken messages: never used twice under one listener
 
@@ -117,7 +117,7 @@ class Queues:
             PoisonMessage(
                 queue=queue,
                 message=_value(entry.message),
-                reason=str(entry.reason.get("reason", "")),
+                reason=self.seal.reading.told(str(entry.reason.get("reason", ""))),
                 tries=int(entry.reason.get("tries", 0)),
                 since=moment(int(entry.reason.get("since", 0))),
             )
@@ -220,7 +220,7 @@ class Queues:
         text, aside = self._starting.put_aside(
             value.get("data"), "data of the event", "pe" + secrets.token_hex(6)
         )
-        event = open_text(EventRaised(name=name, input=text))
+        event = self.seal.open_text(EventRaised(name=name, input=text))
         try:
             yield from ask(
                 queues.raise_from(

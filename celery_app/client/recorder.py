@@ -15,6 +15,7 @@ from celeriac.orchestrations.history import (
 from celeriac.orchestrations.recording import Recording
 
 from ..orchestrator.payloads import decode_parts, fields_of, join_chunks
+from ..sealing import Seal
 from ..store import payloads
 from ..store.keys import Keys
 from .driving import Operation, ask
@@ -22,7 +23,7 @@ from .driving import Operation, ask
 CHUNK = 1000  # fields in one read
 
 
-def record(keys: Keys, events: Sequence[AnyEvent]) -> Operation[Recording]:
+def record(keys: Keys, events: Sequence[AnyEvent], seal: Seal) -> Operation[Recording]:
     """The recording of a run that has these events; GoneError when it was replaced meanwhile."""
     if not events or not isinstance(events[0], ExecutionStarted):
         return Recording(list(events))
@@ -31,18 +32,23 @@ def record(keys: Keys, events: Sequence[AnyEvent]) -> Operation[Recording]:
     groups: dict[int, list[PartOutcome]] = {}
     for event in events:
         if isinstance(event, GroupCompleted):
-            groups[event.seq] = yield from _outcomes(keys, execution, event.seq, scheduled[event.seq].size)
+            found = yield from _outcomes(keys, execution, event.seq, scheduled[event.seq].size)
+            groups[event.seq] = list(map(seal.opened, found))
     texts: dict[str, str] = {}
     results = [outcome.result for outcomes in groups.values() for outcome in outcomes]
     yield from _read(
-        keys, execution, [*(getattr(e, n, None) for e in events for n in PAYLOAD_FIELDS), *results], texts
+        keys,
+        execution,
+        [*(getattr(e, n, None) for e in events for n in PAYLOAD_FIELDS), *results],
+        texts,
+        seal,
     )
     calls = [
         part.input
         for group in scheduled.values()
         for part in decode_parts(texts.get(group.parts, group.parts))
     ]
-    yield from _read(keys, execution, calls, texts)
+    yield from _read(keys, execution, calls, texts, seal)
     return Recording(list(events), texts, groups)
 
 
@@ -54,7 +60,9 @@ def _outcomes(keys: Keys, execution: str, seq: int, size: int) -> Operation[list
     return found
 
 
-def _read(keys: Keys, execution: str, texts: Iterable[str | None], into: dict[str, str]) -> Operation[None]:
+def _read(
+    keys: Keys, execution: str, texts: Iterable[str | None], into: dict[str, str], seal: Seal
+) -> Operation[None]:
     """Add the texts that these refer to, by reference."""
     refs = dict.fromkeys(text for text in texts if text is not None and text.startswith("@"))
     for ref in refs:
@@ -62,4 +70,4 @@ def _read(keys: Keys, execution: str, texts: Iterable[str | None], into: dict[st
         blobs: list[bytes] = []
         for start in range(0, len(fields), CHUNK):
             blobs += yield from ask(payloads.fetch(keys, execution, fields[start : start + CHUNK]))
-        into[ref] = join_chunks([payloads.unpack(blob) for blob in blobs])
+        into[ref] = join_chunks([seal.unpack(blob) for blob in blobs])

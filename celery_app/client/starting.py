@@ -14,8 +14,8 @@ from celeriac.orchestrations.inputs import read_input
 from celeriac.orchestrations.registry import Orchestrator as _Declared
 from celeriac.orchestrations.registry import OrchestratorDefinition, Registry
 
+from ..sealing import seal_of
 from ..settings import Settings
-from ..store import payloads
 from ..store.records import StartRequest, new_execution
 from . import validation as check
 from .driving import Operation
@@ -36,6 +36,7 @@ class Starting:
         self, settings: Settings, registry: Registry, served: Callable[[], Operation[Served]]
     ) -> None:
         self._settings, self._registry, self._served = settings, registry, served
+        self.seal = seal_of(settings)
         self._known: dict[str, tuple[str, ...]] = {}
 
     def request(
@@ -71,7 +72,11 @@ class Starting:
             tags=checked_tags,
         )
         return StartRequest.of(
-            event, payloads=aside, start_at=due, on_conflict=on_conflict, idempotency_key=key
+            self.seal.sealed(event),
+            payloads=aside,
+            start_at=due,
+            on_conflict=on_conflict,
+            idempotency_key=key,
         )
 
     def put_aside(self, value: object, what: str, field: str) -> tuple[str | None, list[tuple[str, bytes]]]:
@@ -79,7 +84,7 @@ class Starting:
         text = check.encode_payload(value, what, self._settings.max_payload)
         if text is None or len(text.encode()) <= self._settings.aside_over:
             return text, []
-        return f"@{field}", [(field, payloads.pack(text))]
+        return f"@{field}", [(field, self.seal.pack(text))]
 
     def _check_served(self, name: str, version: str) -> Operation[None]:
         """Refuse a name (or version) that neither this process nor any worker ever knew."""

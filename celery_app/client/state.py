@@ -15,7 +15,9 @@ from enum import StrEnum
 from typing import Any, Generic, TypeVar, overload
 
 from celeriac.orchestrations import codec
-from celeriac.orchestrations.errors import Attempt, CeleriacError, FailureDetails
+from celeriac.orchestrations.errors import Attempt, CeleriacError, FailureDetails, SealedPayloadError
+
+from ..sealing import FREE, PREFIX
 
 T = TypeVar("T")
 
@@ -84,17 +86,17 @@ class OrchestrationState:
     @property
     def input(self) -> Any:
         """What the instance was started with, as a plain JSON value."""
-        return codec.decode(self.input_text)
+        return codec.decode(_open(self.input_text))
 
     @property
     def output(self) -> Any:
         """What the orchestrator returned, as a plain JSON value; None while it runs."""
-        return codec.decode(self.output_text)
+        return codec.decode(_open(self.output_text))
 
     @property
     def custom_status(self) -> Any:
         """What the orchestrator last gave to `set_custom_status`."""
-        return codec.decode(self.custom_text)
+        return codec.decode(_open(self.custom_text))
 
     @overload
     def output_as(self, type_: type[T], /) -> T: ...
@@ -102,7 +104,7 @@ class OrchestrationState:
     def output_as(self, type_: Any, /) -> Any: ...
     def output_as(self, type_: Any, /) -> Any:
         """The output rebuilt as `type_`: a dataclass, a Struct, `list[Item]`, ..."""
-        return codec.decode(self.output_text, type_)
+        return codec.decode(_open(self.output_text), type_)
 
     @overload
     def input_as(self, type_: type[T], /) -> T: ...
@@ -110,7 +112,7 @@ class OrchestrationState:
     def input_as(self, type_: Any, /) -> Any: ...
     def input_as(self, type_: Any, /) -> Any:
         """The input rebuilt as `type_`."""
-        return codec.decode(self.input_text, type_)
+        return codec.decode(_open(self.input_text), type_)
 
     @property
     def is_final(self) -> bool:
@@ -135,9 +137,9 @@ class OrchestrationState:
             "name": self.name,
             "version": self.version,
             "runtimeStatus": self.status.value,
-            "input": self.input if show_input else None,
-            "output": self.output,
-            "customStatus": self.custom_status,
+            "input": shown(self.input_text) if show_input else None,
+            "output": shown(self.output_text),
+            "customStatus": shown(self.custom_text),
             "createdTime": iso(self.created_at),
             "lastUpdatedTime": iso(self.updated_at),
             "tags": dict(self.tags),
@@ -152,6 +154,20 @@ class OrchestrationState:
         if self.reason:
             payload["reason"] = self.reason
         return payload
+
+
+def shown(text: str | None) -> Any:
+    """A payload as a plain JSON value; one that is sealed and has no key here is shown as `(sealed)`."""
+    return FREE if text and text.startswith(PREFIX) else codec.decode(text)
+
+
+def _open(text: str | None) -> str | None:
+    if text and text.startswith(PREFIX):
+        raise SealedPayloadError(
+            "this value is sealed, and this process cannot open it; give it the CELERIAC_CODEC, and its "
+            "keys, of the process that wrote it"
+        )
+    return text
 
 
 def failure_payload(failure: FailureDetails) -> dict[str, Any]:

@@ -7,6 +7,8 @@ be used, 1 for modules or a configuration; it is 10 when Redis does not answer.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from celery import Celery
 
 from celeriac.orchestrations.errors import CeleriacError, RedisUnavailableError
@@ -47,7 +49,7 @@ def examine(settings: Settings) -> Report:
 def _examine_redis(report: Report, settings: Settings, store: Store, app: Celery | None) -> None:
     redis.check_schema(report, store)  # first: what a newer release wrote may not be readable below
     # Not by the client: it refuses an unsuitable Redis at once, and here we want to say all that is wrong.
-    looking_on = Operations(settings, Registry()).inspection
+    looking_on = Operations(replace(settings, codec=""), Registry()).inspection
     alive = drive(looking_on.workers(), store)
     served = drive(looking_on.served(), store)
     info = store.run(server.info())
@@ -61,6 +63,7 @@ def _examine_redis(report: Report, settings: Settings, store: Store, app: Celery
     redis.check_neighbours(report, settings, store, info, [*listened, *declared, *triggers])
     processes.check_processes(report, alive)
     processes.check_agreement(report, alive)
+    processes.check_codec(report, settings, alive)
     report.facts["Served"] = {
         "orchestrators": ", ".join(sorted(served.orchestrators)) or "none so far",
         "activities": ", ".join(sorted(served.activities)) or "none so far",

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from celeriac.orchestrations.errors import InvalidArgumentError
+
 from ..client.progress import ProcessInfo
+from ..sealing import seal_of
 from ..settings import Settings
 from ..store import Store, audit
 from .report import Report
 
-__all__ = ["check_agreement", "check_processes", "check_queues"]
+__all__ = ["check_agreement", "check_codec", "check_processes", "check_queues"]
 
 
 def check_processes(report: Report, processes: Iterable[ProcessInfo]) -> None:
@@ -43,6 +46,31 @@ def check_agreement(report: Report, processes: Sequence[ProcessInfo]) -> None:
         report.add("agreement", "warn", f"{text}; give all of them the same settings and modules")
     if said and not differing:
         report.add("agreement", "ok", "all processes name the queues and their priorities alike")
+
+
+def check_codec(report: Report, settings: Settings, processes: Sequence[ProcessInfo]) -> None:
+    """Who seals must be understood by all others."""
+    try:
+        mine = seal_of(settings)
+    except InvalidArgumentError as error:
+        report.add("codec", "refuse", f"no orchestrator or worker can start: {error}")
+        return
+    who: dict[str, list[str]] = {mine.name: ["this command"]}
+    for process in filter(_lists, processes):
+        words = f"{process.kind} {process.info.get('pid', '?')}"
+        who.setdefault(str(process.info.get("codec", "")), []).append(words)
+    if len(who) > 1:
+        words = "; ".join(f"{codec or 'none'}: {', '.join(some[:5])}" for codec, some in who.items())
+        text = f"not all processes of this hub have the same codec and keys ({words})"
+        report.add("codec", "warn", f"{text}; what one seals the others may not be able to open")
+    elif not mine.name:
+        report.add("codec", "ok", "values go to Redis in clear (no CELERIAC_CODEC)")
+    elif settings.codec_seals:
+        report.add("codec", "ok", f"values are sealed by {mine.name}")
+    else:
+        report.add(
+            "codec", "warn", f"{mine.name} only opens (CELERIAC_CODEC_SEALS): values go to Redis in clear"
+        )
 
 
 def _lists(process: ProcessInfo) -> bool:

@@ -16,6 +16,7 @@ from celeriac.orchestrations.history import TimerCreated
 
 from ..messages import Step, TaskId
 from ..retrying import MessageMaker
+from ..sealing import seal_of
 from ..settings import Settings
 from ..store import Store, audit
 from ..store.audit import AuditReport, Mended, Suspect
@@ -50,7 +51,7 @@ class Audit:
     def __init__(self, store: Store, maker: MessageMaker, judge: Judge, settings: Settings) -> None:
         self._store, self._maker, self._judge = store, maker, judge
         self._most = settings.max_resends if settings.transport != "stock" else None
-        self._opened = OpenedSteps(store)
+        self._opened = OpenedSteps(store, seal_of(settings))
         self._hopeless: dict[tuple[str, str, int], None] = {}
 
     def mend(self, report: AuditReport) -> None:

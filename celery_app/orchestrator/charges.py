@@ -14,6 +14,7 @@ import logging
 
 from celeriac.orchestrations.errors import CeleriacError
 
+from ..sealing import hidden
 from ..settings import Settings
 from ..store import Store, turns
 from ..store.records import Claimed
@@ -31,10 +32,10 @@ def charged(claimed: Claimed, what: str, settings: Settings) -> Wait:
     delay = min(LONGEST_DELAY, FIRST_DELAY << min(claimed.crashes, 10))
     if count < settings.max_crashes:
         reason = f"{what} (charged {count} of {settings.max_crashes} times, then it is suspended)"
-        logger.error("%s waits, next try in %g s: %s", claimed.instance, delay / 1000, reason)
+        logger.error("%s waits, next try in %g s: %s", claimed.instance, delay / 1000, hidden(reason))
     else:
         reason = f"{what}. It was charged {count} times in a row; deploy mended code, then resume it"
-        logger.error("%s is suspended: %s", claimed.instance, reason)
+        logger.error("%s is suspended: %s", claimed.instance, hidden(reason))
     return Wait(claimed, delay, reason, charge=True)
 
 

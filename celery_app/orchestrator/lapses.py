@@ -19,6 +19,7 @@ from celeriac.orchestrations.errors import (
 
 from .. import retrying
 from ..messages import Step, TaskId
+from ..sealing import Seal
 from ..store import Store
 from ..store.records import Lapsed
 from .chores import Clock
@@ -38,17 +39,20 @@ _WHAT = {
 class Judge:
     """Ends attempts whose failure was found by nobody who ran them."""
 
-    def __init__(self, store: Store, maker: retrying.MessageMaker, clock: Clock, max_lost: int) -> None:
+    def __init__(
+        self, store: Store, maker: retrying.MessageMaker, seal: Seal, clock: Clock, max_lost: int
+    ) -> None:
         self._store, self._maker, self._clock, self._max_lost = store, maker, clock, max_lost
+        self._seal = seal
 
     def fail(self, step: Step, error: CeleriacError) -> bool:
         """The attempt has failed with this error; its policy decides, the log says so. False if it had
         ended meanwhile, or nothing could be written.
         """
         failure, now = failure_from(error), self._clock.now()
-        again = retrying.judge(step, failure, now, max_lost=self._max_lost)
+        again = retrying.judge(step, failure, now, max_lost=self._max_lost, seal=self._seal)
         try:
-            call = retrying.failed(self._store.keys, self._maker, step, failure, again, now)
+            call = retrying.failed(self._store.keys, self._maker, self._seal, step, failure, again, now)
             written = self._store.run(call) == "OK"
         except CeleriacError as refused:
             logger.info("a failure of %s was not recorded: %s", step.task, refused)
@@ -63,9 +67,9 @@ class Judge:
 class Lapses:
     """Judges lapsed attempts."""
 
-    def __init__(self, store: Store, judge: Judge, max_lost: int) -> None:
+    def __init__(self, store: Store, judge: Judge, seal: Seal, max_lost: int) -> None:
         self._judge, self._max_lost = judge, max_lost
-        self._opened = OpenedSteps(store)
+        self._opened = OpenedSteps(store, seal)
 
     def judge(self, lapsed: Sequence[Lapsed]) -> None:
         """Park the next attempt of each, or end its step. The scripts leave alone what ended meanwhile."""

@@ -10,9 +10,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 
-from celeriac.orchestrations.history import GroupScheduled, TaskScheduled, TimerCreated, decode_event
+from celeriac.orchestrations.errors import SealedPayloadError
+from celeriac.orchestrations.history import AnyEvent, GroupScheduled, TaskScheduled, TimerCreated
 
 from ..messages import GroupRef, Notes, Step, StepHeader, TaskId
+from ..sealing import Seal
 from ..store import Store, command, steps
 from .payloads import PARTS_CHUNK, decode_parts, fields_of
 from .reading import Reader
@@ -26,8 +28,8 @@ Opener = TaskScheduled | GroupScheduled | TimerCreated
 class OpenedSteps:
     """Reads through one store."""
 
-    def __init__(self, store: Store) -> None:
-        self._store, self._reader = store, Reader(store)
+    def __init__(self, store: Store, seal: Seal) -> None:
+        self._store, self._reader, self._seal = store, Reader(store, seal), seal
 
     def openers(self, wanted: Mapping[str, Iterable[int]]) -> dict[tuple[str, int], Opener]:
         """The events that opened these steps (seqs by instance). Those that no history has are left out."""
@@ -41,7 +43,7 @@ class OpenedSteps:
                 if isinstance(items, Exception):
                     logger.error("the history of %s cannot be read: %s", name, items)
                     items = []
-                for event in map(decode_event, items):
+                for event in self._read(name, items):
                     if isinstance(event, TaskScheduled | GroupScheduled | TimerCreated):
                         opened = [seq for seq in missing[name] if _is_opened_by(event, seq)]
                         found |= {(name, seq): event for seq in opened}
@@ -50,6 +52,13 @@ class OpenedSteps:
                     del missing[name]
             last -= CHUNK
         return found
+
+    def _read(self, name: str, items: Iterable[bytes]) -> list[AnyEvent]:
+        try:
+            return [self._seal.decode(item) for item in items]
+        except SealedPayloadError as error:
+            logger.error("the history of %s cannot be read: %s", name, error)
+            return []
 
     def step(self, task: TaskId, opener: Opener | None, lost: int) -> Step | None:
         """The step of that attempt, under which `lost` processes died in a row; None if what opened it is not

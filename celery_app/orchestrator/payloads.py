@@ -29,8 +29,9 @@ from celeriac.orchestrations.history import (
     TaskCancelled,
 )
 
+from ..sealing import Seal
 from ..store import Call, Keys
-from ..store.payloads import pack, stage
+from ..store.payloads import stage
 from ..store.records import Commit
 
 PARTS_CHUNK = 1000
@@ -137,11 +138,11 @@ def decode_parts(text: str) -> list[Part]:
 
 
 class Aside:
-    """The texts of one turn that are put aside: `staged`, by the field each will have."""
+    """The texts of one turn that are put aside: `staged`, as blobs by the field each will have."""
 
-    def __init__(self, over: int, limit: int) -> None:
-        self._over, self._limit = over, limit
-        self.staged: dict[str, str] = {}
+    def __init__(self, over: int, limit: int, seal: Seal) -> None:
+        self._over, self._limit, self._seal = over, limit, seal
+        self.staged: dict[str, bytes] = {}
 
     def put(self, text: str | None, field: str, what: str, over: int = 0) -> str | None:
         """`text` itself when it is small (`over` bytes, else the limit of this turn), or a reference to
@@ -160,7 +161,7 @@ class Aside:
             logger.warning("%s is %d bytes; keep large data elsewhere and pass a reference", what, size)
         if size <= over:
             return text
-        self.staged[field] = text
+        self.staged[field] = self._seal.pack(text)
         return f"@{field}"
 
     def put_parts(self, parts: Sequence[Part], field: str) -> str:
@@ -171,25 +172,24 @@ class Aside:
         starts = range(0, len(parts), PARTS_CHUNK)
         for k, start in enumerate(starts):
             chunk = _encoder.encode(parts[start : start + PARTS_CHUNK]).decode()
-            self.staged[f"{field}.{k}"] = chunk
+            self.staged[f"{field}.{k}"] = self._seal.pack(chunk)
         return f"@{field}*{len(starts)}"
 
 
-def staging(keys: Keys, commit: Commit, texts: dict[str, str]) -> list[Call[int]]:
-    """The calls, to be sent in this order, that put these texts aside before `commit`."""
-    found = list(_portions(texts))
+def staging(keys: Keys, commit: Commit, blobs: dict[str, bytes]) -> list[Call[int]]:
+    """The calls, to be sent in this order, that put these blobs aside before `commit`."""
+    found = list(_portions(blobs))
     return [
         stage(keys, commit.instance, commit.execution, commit.claim, fields, part, last=part == len(found))
         for part, fields in enumerate(found, 1)
     ]
 
 
-def _portions(texts: dict[str, str]) -> Iterator[list[tuple[str, bytes]]]:
-    """The blobs of these texts, in portions of about STAGED_AT_ONCE bytes."""
+def _portions(blobs: dict[str, bytes]) -> Iterator[list[tuple[str, bytes]]]:
+    """These blobs, in portions of about STAGED_AT_ONCE bytes."""
     portion: list[tuple[str, bytes]] = []
     size = 0
-    for field, text in texts.items():
-        blob = pack(text)
+    for field, blob in blobs.items():
         if portion and size + len(blob) > STAGED_AT_ONCE:
             yield portion
             portion, size = [], 0

@@ -12,8 +12,10 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from celeriac.orchestrations.history import AnyEvent, PartOutcome, decode_event
+from celeriac.orchestrations.errors import SealedPayloadError
+from celeriac.orchestrations.history import AnyEvent, PartOutcome
 
+from ..sealing import Seal
 from ..store import Call, Store, command, payloads
 from .payloads import PARTS_CHUNK, RunPayloads, decode_parts, fields_of, join_chunks, wanted_by_parts, wants
 from .windows import Window
@@ -39,24 +41,32 @@ Sink = Callable[[Any], None]
 class Reader:
     """Reads through one store."""
 
-    def __init__(self, store: Store) -> None:
-        self._store, self._keys = store, store.keys
+    def __init__(self, store: Store, seal: Seal) -> None:
+        self._store, self._keys, self._seal = store, store.keys, seal
 
     def histories(self, instances: Iterable[str]) -> list[tuple[list[AnyEvent], int] | Exception]:
         """The whole history of each instance, and how many bytes it has."""
         calls = [command("LRANGE", self._keys.hist(instance), 0, -1) for instance in instances]
-        return [_decoded(reply) for reply in self._store.run_all(calls)]
+        return [self._decoded(reply) for reply in self._store.run_all(calls)]
+
+    def _decoded(self, reply: Any) -> tuple[list[AnyEvent], int] | Exception:
+        if isinstance(reply, Exception):
+            return reply
+        try:
+            return [self._seal.decode(item) for item in reply], sum(map(len, reply))
+        except (ValueError, SealedPayloadError) as error:  # msgspec's: an event kind of a newer release, say
+            return error
 
     def texts(self, execution: str, fields: Sequence[str]) -> list[str]:
         """Payloads of a run, at once; a missing one is an error."""
         blobs = self._store.run(payloads.fetch(self._keys, execution, fields))
-        return [payloads.unpack(blob) for blob in blobs]
+        return [self._seal.unpack(blob) for blob in blobs]
 
     def outcomes(self, execution: str, seq: int, size: int) -> list[PartOutcome]:
         """How all parts of a finished group ended, at once."""
         found: list[PartOutcome] = []
         for call in self._outcome_calls(execution, seq, size):
-            found += self._store.run(call)
+            found += map(self._seal.opened, self._store.run(call))
         return found
 
     def prepare(self, needs: Sequence[Need]) -> None:
@@ -85,7 +95,7 @@ class Reader:
                 need,
                 payloads.fetch(self._keys, need.execution, some),
                 lambda blobs, some=some: need.payloads.give(
-                    dict(zip(some, map(payloads.unpack, blobs), strict=True))
+                    dict(zip(some, map(self._seal.unpack, blobs), strict=True))
                 ),
             )
 
@@ -97,7 +107,7 @@ class Reader:
         need.payloads.give_group(seq, outcomes)
 
         def take(some: list[PartOutcome]) -> None:
-            outcomes.extend(some)
+            outcomes.extend(map(self._seal.opened, some))
             self._want_texts(batch.next, need, wanted_by_parts(some))
 
         for call in self._outcome_calls(need.execution, seq, scheduled.size):
@@ -129,7 +139,7 @@ class Reader:
 
             def cut(blobs: list[bytes]) -> None:
                 skip = first * PARTS_CHUNK
-                parts = decode_parts(join_chunks([payloads.unpack(blob) for blob in blobs]))[
+                parts = decode_parts(join_chunks([self._seal.unpack(blob) for blob in blobs]))[
                     cursor - skip : stop - skip
                 ]
                 need.windows[seq] = dataclasses.replace(window, parts=parts)
@@ -167,14 +177,8 @@ class _Batch:
             if isinstance(reply, Exception):
                 need.error = need.error or reply
             elif need.error is None:
-                take(reply)
+                try:
+                    take(reply)
+                except SealedPayloadError as error:
+                    need.error = error
         return self.next
-
-
-def _decoded(reply: Any) -> tuple[list[AnyEvent], int] | Exception:
-    if isinstance(reply, Exception):
-        return reply
-    try:
-        return [decode_event(item) for item in reply], sum(map(len, reply))
-    except ValueError as error:  # msgspec's: an event kind of a newer release, say
-        return error

@@ -18,13 +18,15 @@ from celeriac.orchestrations.errors import (
     LimitExceededError,
     NonDeterminismError,
     PayloadTooLargeError,
+    SealedPayloadError,
     UnknownNameError,
     failure_from,
 )
-from celeriac.orchestrations.history import OUTSIDE, ExecutionStarted, decode_event
+from celeriac.orchestrations.history import OUTSIDE, ExecutionStarted
 from celeriac.orchestrations.registry import OrchestratorDefinition, Registry
 from celeriac.orchestrations.replay import Execution, Turn
 
+from ..sealing import hidden
 from ..store import Keys, LimitError, turns
 from ..store.records import Claimed
 from .answers import Done, Served, Wait
@@ -68,13 +70,9 @@ class Turner:
         tick: Callable[[], None],
     ) -> None:
         self._keys, self._reader, self._registry, self._world = keys, reader, registry, world
-        self._served, self._refresh, self._guard, self._clock, self._tick = (
-            served,
-            refresh,
-            guard,
-            clock,
-            tick,
-        )
+        self._seal = world.seal
+        self._served, self._refresh, self._guard = served, refresh, guard
+        self._clock, self._tick = clock, tick
         self.cache = LiveCache(world.settings.cache_size, self._discard)
         self.accused: list[tuple[str, str]] = []  # (instance, execution) that could not be let go of
         self._tries: OrderedDict[str, int] = OrderedDict()
@@ -119,16 +117,16 @@ class Turner:
         if definition is None:
             return self._unserved(claimed)
         try:
-            controls = [decode_event(item) for item in claimed.controls]
+            controls = [self._seal.decode(item) for item in claimed.controls]
             events, at, wanting = list(controls), [], {}
             for i, item in enumerate(claimed.inbox):
                 if item[:1] == b"E":
                     wanting[i] = int(item[1:])
                 else:
-                    events.append(decode_event(item))
+                    events.append(self._seal.decode(item))
                     at.append(i)
-        except ValueError as error:
-            return self._wait(claimed, f"its inbox cannot be read by this release: {error}")
+        except (ValueError, SealedPayloadError) as error:
+            return self._wait(claimed, f"its inbox cannot be read here: {error}", UNSERVED_LONGEST)
         live = self.cache.take(claimed.instance, claimed.execution, claimed.history_length, claimed.last)
         payloads = (
             live.payloads
@@ -171,12 +169,12 @@ class Turner:
     def _fail_unstarted(self, claimed: Claimed, error: Exception) -> Done | Wait:
         """End an instance that has no code: its start is recorded, and that it failed."""
         try:
-            started = decode_event(claimed.inbox[0])
-        except (ValueError, IndexError) as problem:
+            started = self._seal.decode(claimed.inbox[0])
+        except (ValueError, IndexError, SealedPayloadError) as problem:
             return self._wait(claimed, f"its start cannot be read: {problem}")
         if not isinstance(started, ExecutionStarted):
             return self._wait(claimed, "its inbox does not begin with its start")
-        draft = failed(self._run(claimed, started, ""), [started], failure_from(error))
+        draft = failed(self._run(claimed, started, ""), [started], failure_from(error), self._seal)
         draft.commit.inbox = 1
         return self._done(claimed, draft, None)
 
@@ -217,20 +215,23 @@ class Turner:
         except LimitExceededError as error:
             return self._over_limit(job, error)
         except NonDeterminismError as error:
-            return self._wait(claimed, str(error))
+            return self._wait(claimed, self._seal.note(str(error)))
+        except SealedPayloadError as error:
+            return self._wait(claimed, str(error), UNSERVED_LONGEST)
         except TurnDeadlineError as error:
             self._guard.rest()
             return charged(claimed, str(error), settings)
         except MemoryError:
             return charged(claimed, f"a turn of {claimed.name} ran out of memory", settings)
-        except (Exception, SystemExit, GeneratorExit) as error:
-            logger.exception("the turn of %s (%s) could not be taken", claimed.instance, claimed.name)
-            return self._wait(claimed, f"its turn cannot be taken: {type(error).__name__}: {error}")
+        except (Exception, SystemExit, GeneratorExit) as error:  # noqa: BLE001  the author's
+            said, trace = self._seal.note(str(error)), self._seal.trace(error)
+            logger.error("the turn of %s (%s) could not be taken\n%s", claimed.instance, claimed.name, trace)
+            return self._wait(claimed, f"its turn cannot be taken: {type(error).__name__}: {said}")
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001  not an Exception, so nothing below would stop it
-            what = f"a turn of {claimed.name} raised {type(error).__name__}, which is no Exception: {error}"
-            return charged(claimed, what, settings)
+            what = f"a turn of {claimed.name} raised {type(error).__name__}, which is no Exception"
+            return charged(claimed, f"{what}: {self._seal.note(str(error))}", settings)
 
     def _over_limit(self, job: Job, error: LimitExceededError) -> Done | Wait:
         """End an instance whose code asked for too much to be committed: what it was told is recorded."""
@@ -238,7 +239,7 @@ class Turner:
         if live is None:
             return self._wait(claimed, str(error))
         outside = [event for event in job.events if isinstance(event, OUTSIDE)]
-        draft = failed(self._run(claimed, live.started, ""), outside, failure_from(error))
+        draft = failed(self._run(claimed, live.started, ""), outside, failure_from(error), self._seal)
         draft.commit.controls, draft.commit.inbox = len(claimed.controls), len(claimed.inbox)
         return self._done(claimed, draft, None)
 
@@ -280,7 +281,8 @@ class Turner:
             self._guard.rest()
             verdict = str(error)
         except Exception as error:  # noqa: BLE001  the author's code, and nothing hangs on it
-            logger.warning("%s (%s) could not be closed: %s", instance, definition.name, error)
+            said = self._seal.masked(str(error))
+            logger.warning("%s (%s) could not be closed: %s", instance, definition.name, said)
         if verdict:
             logger.error("%s: %s", instance, verdict)
         return verdict
@@ -347,7 +349,7 @@ class Turner:
                 "Schedule wide fan-outs with ctx.map or an awaited when_all, or in several steps."
             )
         outside = [event for event in draft.recorded if isinstance(event, OUTSIDE)]
-        short = failed(draft.run, outside, failure_from(too_much))
+        short = failed(draft.run, outside, failure_from(too_much), self._seal)
         short.commit.controls, short.commit.inbox = draft.commit.controls, draft.commit.inbox
         return Done(claimed, short, turns.commit(self._keys, short.commit), None)
 
@@ -379,7 +381,11 @@ class Turner:
         """Try again later, each time twice as late: somebody has to deploy something first."""
         delay = _jittered(min(longest, 1000 << min(self._count(claimed), 10)))
         logger.warning(
-            "%s (%s) waits, next try in %g s: %s", claimed.instance, claimed.name, delay / 1000, reason
+            "%s (%s) waits, next try in %g s: %s",
+            claimed.instance,
+            claimed.name,
+            delay / 1000,
+            hidden(reason),
         )
         return Wait(claimed, delay, reason)
 

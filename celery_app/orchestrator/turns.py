@@ -19,6 +19,7 @@ from celeriac.orchestrations.errors import (
     FailureDetails,
     LimitExceededError,
     PayloadTooLargeError,
+    SealedPayloadError,
     UnknownActivityError,
     failure_from,
 )
@@ -43,13 +44,13 @@ from celeriac.orchestrations.history import (
     TaskScheduled,
     TimerCancelled,
     TimerCreated,
-    encode_event,
 )
 from celeriac.orchestrations.run import UNCHANGED
 from celeriac.orchestrations.turn import Turn
 
 from ..messages import TaskId
-from ..store.records import ChildStart, Commit, GroupOpen, NextRun, Send, new_execution, open_text
+from ..sealing import Seal
+from ..store.records import ChildStart, Commit, GroupOpen, NextRun, Send, new_execution
 from .limits import child_depth, too_many_open
 from .payloads import Aside, decode_parts
 from .windows import Run, Window, World, emit_window, open_step
@@ -65,8 +66,6 @@ INPUT_FIELD = "pin"  # the field of a run's payloads that holds its input
 
 ENDED = frozenset({"Completed", "Failed", "Cancelled"})
 
-_failure_encoder = msgspec.json.Encoder()
-
 
 @dataclasses.dataclass(slots=True)
 class Draft:
@@ -75,7 +74,7 @@ class Draft:
     commit: Commit
     run: Run
     recorded: list[AnyEvent]  # the new history
-    staged: dict[str, str]  # field -> text, to be staged before the commit
+    staged: dict[str, bytes]  # field -> blob, to be staged before the commit
     failed_parts: list[
         tuple[TaskId, int, int, PartOutcome]
     ]  # parts (of group seq, index) to fail right after it
@@ -91,17 +90,19 @@ def translate(turn: Turn, run: Run, world: World, refused: Set[int] = frozenset(
     try:
         return _Translation(turn, run, world, refused).draft()
     except _InstanceFails as fails:
-        return failed(run, [e for e in turn.events if isinstance(e, OUTSIDE)], fails.details)
+        return failed(run, [e for e in turn.events if isinstance(e, OUTSIDE)], fails.details, world.seal)
 
 
-def failed(run: Run, outside: Sequence[AnyEvent], details: FailureDetails) -> Draft:
+def failed(run: Run, outside: Sequence[AnyEvent], details: FailureDetails, seal: Seal) -> Draft:
     """The commit that ends a run as Failed for a reason outside its code. `outside`: the events applied."""
     at = outside[-1].at if outside else run.now
     events = [*outside, ExecutionFailed(failure=details, at=at)]
-    commit = _commit(run, [encode_event(event) for event in events])
-    commit.status, commit.failure = "Failed", _failure_encoder.encode(details).decode()
+    commit = _commit(run, [seal.encode(event) for event in events])
+    commit.status, commit.failure = "Failed", seal.failure(details)
     if run.started.parent:
-        commit.parent_event = open_text(SubOrchestrationInstanceFailed(seq=run.parent_seq, failure=details))
+        commit.parent_event = seal.open_text(
+            SubOrchestrationInstanceFailed(seq=run.parent_seq, failure=details)
+        )
     return Draft(commit, run, events, {}, [])
 
 
@@ -144,11 +145,12 @@ class _Translation:
 
     def __init__(self, turn: Turn, run: Run, world: World, refused: Set[int]) -> None:
         self.turn, self.run, self.world, self.refused = turn, run, world, refused
+        self.seal = world.seal
         over = world.settings.aside_over
         inputs = [len(text) for e in turn.events if (text := getattr(e, "input", None)) is not None]
         if sum(inputs) > MUCH:  # so that all that stay in place have about as much room
             over = min(over, PART_ASIDE_OVER, max(LEAST_ASIDE_OVER, MUCH // len(inputs)))
-        self.aside = Aside(over, world.settings.max_payload)
+        self.aside = Aside(over, world.settings.max_payload, world.seal)
         self.commit = _commit(run, [])
         self.recorded: list[AnyEvent] = []
         self.closed, self.dropped = set(turn.closed), set(turn.dropped)
@@ -160,7 +162,7 @@ class _Translation:
         for event in self.turn.events:
             handler = _HANDLERS.get(type(event))
             self.recorded.append(handler(self, event) if handler else event)
-        commit.events = [encode_event(event) for event in self.recorded]
+        commit.events = [self.seal.encode(event) for event in self.recorded]
         commit.close = sorted(self.closed - self.opened - set(commit.untimers))
         commit.dissolve = list(self.turn.dissolved)
         commit.staged = bool(self.aside.staged)
@@ -183,8 +185,12 @@ class _Translation:
             call = self.aside.put(event.input, f"p{event.seq}i", f"the input of activity {event.name}")
             task = TaskId(self.run.execution, event.seq, 1, self.run.instance)
             step = open_step(self.run, self.world, task, event.name, call or "", event.options, None)
+        except SealedPayloadError:
+            raise  # the codec does not work just now: nothing is committed
         except Exception as error:  # noqa: BLE001  whatever it is, it fails this task and stops nothing else
-            self.commit.own.append(open_text(TaskFailed(seq=event.seq, failure=failure_from(error))))
+            self.commit.own.append(
+                self.seal.open_text(TaskFailed(seq=event.seq, failure=failure_from(error)))
+            )
             return self._without_input(event)
         self.commit.messages.append(step)
         return event if call is event.input else msgspec.structs.replace(event, input=call)
@@ -201,9 +207,13 @@ class _Translation:
         first = Window(event.seq, event.size, 0, parts[: min(width, room)], event.options)
         try:
             self.commit.messages += emit_window(self.run, self.world, first)
+        except SealedPayloadError:
+            raise
         except Exception as error:
             raise _InstanceFails(failure_from(error)) from error
-        self.commit.groups.append(GroupOpen(event.seq, event.size, width, len(first.parts), text))
+        self.commit.groups.append(
+            GroupOpen(event.seq, event.size, width, len(first.parts), self.seal.text(text) or "")
+        )
         return msgspec.structs.replace(event, parts=text)
 
     def _part(self, event: GroupScheduled, index: int, part: Part) -> Part:
@@ -253,7 +263,9 @@ class _Translation:
             if event.detached:
                 raise _InstanceFails(failure_from(error)) from error
             failure = failure_from(error)
-            self.commit.own.append(open_text(SubOrchestrationInstanceFailed(seq=event.seq, failure=failure)))
+            self.commit.own.append(
+                self.seal.open_text(SubOrchestrationInstanceFailed(seq=event.seq, failure=failure))
+            )
             return self._without_input(event)
         aside = text is not None and text.startswith("@")
         started = ExecutionStarted(
@@ -274,7 +286,9 @@ class _Translation:
                 "close": event.parent_close,
             }
         copies = [(field, INPUT_FIELD)] if aside else []
-        self.commit.children.append(ChildStart.of(started, seq=event.seq, copies=copies, **more))
+        self.commit.children.append(
+            ChildStart.of(self.seal.sealed(started), seq=event.seq, copies=copies, **more)
+        )
         return msgspec.structs.replace(event, input=text)
 
     def sent(self, event: EventSent) -> EventSent:
@@ -284,19 +298,23 @@ class _Translation:
         there = f"{field}.{self.run.execution}"  # unique among the receiver's payloads
         raised = EventRaised(name=event.name, input=f"@{there}" if aside else text)
         self.commit.sends.append(
-            Send(instance=event.instance, event=open_text(raised), copies=[(field, there)] if aside else [])
+            Send(
+                instance=event.instance,
+                event=self.seal.open_text(raised),
+                copies=[(field, there)] if aside else [],
+            )
         )
         return msgspec.structs.replace(event, input=text)
 
     def custom(self, event: CustomStatusSet) -> CustomStatusSet:
-        self.commit.custom, self.commit.custom_clear = event.value, event.value is None
+        self.commit.custom, self.commit.custom_clear = self.seal.text(event.value), event.value is None
         return event
 
     # --- the end ---
 
     def completed(self, event: ExecutionCompleted) -> ExecutionCompleted:
         text = self._whole(event.output, "po", f"the output of orchestration {self.run.started.name}")
-        self.commit.status, self.commit.output = "Completed", text
+        self.commit.status, self.commit.output = "Completed", self.seal.text(text)
         result = text
         if text is not None and text.startswith("@"):
             result = f"@p{self.run.parent_seq}r"
@@ -306,7 +324,7 @@ class _Translation:
 
     def failed(self, event: ExecutionFailed) -> ExecutionFailed:
         self.commit.status = "Failed"
-        self.commit.failure = _failure_encoder.encode(event.failure).decode()
+        self.commit.failure = self.seal.failure(event.failure)
         self._tell_parent(SubOrchestrationInstanceFailed(seq=self.run.parent_seq, failure=event.failure))
         return event
 
@@ -338,15 +356,15 @@ class _Translation:
                 field = f"pc{started.run}.{i}"
                 copies.append((raised.input[1:], field))
                 raised = msgspec.structs.replace(raised, input=f"@{field}")
-            carried.append(encode_event(raised))
+            carried.append(self.seal.encode(raised))
         self.commit.next_run = NextRun(
-            execution=execution, started=open_text(started), carried=carried, copies=copies
+            execution=execution, started=self.seal.open_text(started), carried=carried, copies=copies
         )
         return msgspec.structs.replace(event, input=text)
 
     def _tell_parent(self, event: SubOrchestrationInstanceCompleted | SubOrchestrationInstanceFailed) -> None:
         if self.run.started.parent:
-            self.commit.parent_event = open_text(event)
+            self.commit.parent_event = self.seal.open_text(event)
 
     def _whole(self, text: str | None, field: str, what: str) -> str | None:
         """`aside.put` for what fails the instance when it is too large."""

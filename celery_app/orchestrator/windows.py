@@ -13,6 +13,7 @@ from celeriac.orchestrations.history import ActivityOptions, ExecutionStarted, P
 
 from ..messages import GroupRef, TaskId
 from ..retrying import MessageMaker
+from ..sealing import PLAIN, Seal
 from ..settings import Settings
 from ..store.records import Deadline, GroupEmit, OpenedStep
 
@@ -24,6 +25,7 @@ class World:
     emitter: MessageMaker
     settings: Settings
     knows: Callable[[str], bool]  # is an activity of this name served by anyone?
+    seal: Seal = PLAIN
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

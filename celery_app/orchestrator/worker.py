@@ -34,6 +34,7 @@ from celeriac.orchestrations.registry import Registry
 from ..complaints import Complaints
 from ..messages import TaskId
 from ..retrying import MessageMaker
+from ..sealing import seal_of
 from ..settings import Settings
 from ..store import (
     Call,
@@ -48,7 +49,7 @@ from ..store import (
     turns,
     views,
 )
-from ..store.records import Claimed, CommitReply, open_text
+from ..store.records import Claimed, CommitReply
 from .answers import Done, Served, Wait
 from .audit import Audit
 from .charges import LastWords
@@ -84,7 +85,7 @@ class OrchestratorWorker:
         batch: int = BATCH,
     ) -> None:
         self._store, self._registry, self._settings, self._limit = store, registry, settings, batch
-        self._keys = store.keys
+        self._keys, self._seal = store.keys, seal_of(settings)
         self._activities = set(activities)
         self._about = dict(about or {})  # what else this process says about itself
         self._served = Served(self._activities)
@@ -101,13 +102,13 @@ class OrchestratorWorker:
         self._away, self._refusals = Complaints(logger), Complaints(logger)
         self._last_words = LastWords(settings)
         self._guard = TurnGuard(settings.slow_turn, settings.turn_deadline, last_words=self._last_words)
-        world = World(emitter, settings, self._served.knows)
+        world = World(emitter, settings, self._served.knows, self._seal)
         self._turner = Turner(
-            self._keys, Reader(store), registry, world, self._served, self._refresh_served, self._guard,
-            self._chores.clock, self._beat_if_due,
+            self._keys, Reader(store, self._seal), registry, world, self._served, self._refresh_served,
+            self._guard, self._chores.clock, self._beat_if_due,
         )  # fmt: skip
-        judge = Judge(store, emitter, self._chores.clock, settings.max_lost)
-        self._lapses = Lapses(store, judge, settings.max_lost)
+        judge = Judge(store, emitter, self._seal, self._chores.clock, settings.max_lost)
+        self._lapses = Lapses(store, judge, self._seal, settings.max_lost)
         self._audit = Audit(store, emitter, judge, settings)
         self._offer_at = math.inf  # when an instance that others can run is ready again
         self._idle = False  # the last claim found nothing
@@ -323,7 +324,7 @@ class OrchestratorWorker:
     def _fail_part(self, task: TaskId, index: int, outcome: PartOutcome) -> Call[Any]:
         return steps.complete(
             self._keys, task.instance, task.execution, task.seq, task.attempt,
-            success=False, text=open_text(outcome), index=index,
+            success=False, text=self._seal.open_text(outcome), index=index,
         )  # fmt: skip
 
     # --- when things go wrong ---
@@ -341,8 +342,7 @@ class OrchestratorWorker:
             self._refusals.about("Redis refuses, trying again: %s", error, level=logging.ERROR)
             self._pause(random.uniform(0.5, 1.5))
         except Exception:
-            # A defect of ours. To end would leave the work to a process with the same defect, and charge
-            # instances.
+            # A defect of ours. To end would leave it to a process with the same defect, and charge instances.
             logger.exception("unexpected error, going on anew")
             self._pause(random.uniform(0.5, 1.5))
             self._until_done(self._start_over)

@@ -13,6 +13,7 @@ from celery import Celery, bootsteps
 
 from ..activity_worker import imposed
 from ..activity_worker.runtime import runtime_of
+from ..sealing import seal_of
 from ..settings import Settings
 from ..signing import verifier
 from .handed import release, unheard
@@ -59,6 +60,7 @@ def _info(worker: Any, settings: Settings) -> dict[str, Any]:
         "queues": sorted(worker.app.amqp.queues.consume_from),
         "started": int(time.time() * 1000),
         "lists": imposed.lists(worker.app, settings),
+        "codec": seal_of(settings).name,
     }
 
 

@@ -194,9 +194,9 @@ class QueueListener:
             except (RedisUnavailableError, StoreError) as error:
                 self._trouble.about("queue %s: %s; trying again", self.queue, error)
                 self._unsure = True
-            except Exception:
-                # The thread has nobody above it: whatever this is, the queue must go on.
-                logger.exception("queue %s: the listener failed; it goes on", self.queue)
+            except Exception as error:  # noqa: BLE001  nobody is above this thread, and the queue must go on
+                trace = self._operations.seal.trace(error)
+                logger.error("queue %s: the listener failed; it goes on\n%s", self.queue, trace)
             self._stopping.wait(random.uniform(pause / 2, pause))
             pause = min(MAX_PAUSE, pause * 2)
         self._give_back()
@@ -304,7 +304,7 @@ class QueueListener:
 
     def _failed(self, message: TakenMessage, error: BaseException) -> None:
         """After the last try to the poison list; before it, hold the message and release it later."""
-        reason = f"{type(error).__name__}: {error}"[:MAX_REASON]
+        reason = f"{type(error).__name__}: {self._operations.seal.masked(str(error)[:MAX_REASON])}"
         most = self._trigger.max_dequeue
         if message.tries >= most:
             self._give_up(message, error)
@@ -318,8 +318,10 @@ class QueueListener:
 
     def _give_up(self, message: TakenMessage, error: BaseException) -> None:
         """To the poison list, with the reason."""
-        reason = f"{type(error).__name__}: {error}"[:MAX_REASON]
+        kind, said, seal = type(error).__name__, str(error)[:MAX_REASON], self._operations.seal
+        reason = f"{kind}: {seal.note(said)}"
         self._client.run(self._operations.back(message, max_tries=1, reason=reason))
+        reason = f"{kind}: {seal.masked(said)}"
         logger.error(
             "queue %s: message %s goes to %s after %d tries: %s",
             self.queue, message.id, self._trigger.poison, message.tries, reason,

@@ -27,6 +27,7 @@ from celeriac.celery_app.client.sync import Client, OrchestrationState
 from celeriac.celery_app.emission import Emitter
 from celeriac.celery_app.messages import STEP_META_HEADER, GroupRef, Step, TaskId, read_header
 from celeriac.celery_app.orchestrator.worker import OrchestratorWorker
+from celeriac.celery_app.sealing import PLAIN
 from celeriac.celery_app.settings import Settings
 from celeriac.celery_app.store import Store, flights, payloads
 from celeriac.orchestrations.errors import InstanceNotFoundError, RetryAfter, failure_from
@@ -119,8 +120,8 @@ class Pump:
             now = int(time.time() * 1000)
             failure = failure_from(error)
             again = retrying.judge(step, failure, now, error.delay if isinstance(error, RetryAfter) else None)
-            return retrying.failed(store.keys, self.lab.emitter, step, failure, again, now)
-        return retrying.succeeded(store.keys, step, self.lab.put_aside(store, task, result))
+            return retrying.failed(store.keys, self.lab.emitter, PLAIN, step, failure, again, now)
+        return retrying.succeeded(store.keys, PLAIN, step, self.lab.put_aside(store, task, result))
 
 
 @dataclass

@@ -8,6 +8,7 @@ import pytest
 
 from celeriac.celery_app.orchestrator.cache import Live, LiveCache
 from celeriac.celery_app.orchestrator.payloads import Aside, RunPayloads, fields_of, join_chunks
+from celeriac.celery_app.sealing import PLAIN
 from celeriac.orchestrations.errors import PayloadTooLargeError
 from celeriac.orchestrations.history import ExecutionStarted, Part, PartOutcome
 from celeriac.orchestrations.registry import define
@@ -66,27 +67,28 @@ def test_the_least_recently_used_goes_first() -> None:
 
 
 def test_what_is_put_aside() -> None:
-    aside = Aside(over=1000, limit=5000)
+    aside = Aside(over=1000, limit=5000, seal=PLAIN)
     assert aside.put(None, "f", "it") is None
     assert aside.put('"small"', "f", "it") == '"small"'
     assert aside.put("@ref", "f", "it") == "@ref"
     assert aside.put("é" * 600, "f", "it") == "@f"  # bytes count, not characters
-    assert aside.staged == {"f": "é" * 600}
+    assert {field: PLAIN.unpack(blob) for field, blob in aside.staged.items()} == {"f": "é" * 600}
     with pytest.raises(PayloadTooLargeError, match="the thing is 6,000 bytes"):
         aside.put("x" * 6000, "g", "the thing")
 
 
 def test_parts_in_chunks_join_to_the_same_text() -> None:
-    aside = Aside(over=100, limit=5000)
+    aside = Aside(over=100, limit=5000, seal=PLAIN)
     parts = [Part("add", f"[[{n}],{{}}]") for n in range(2500)]
     ref = aside.put_parts(parts, "p7c")
     assert ref == "@p7c*3"
     assert fields_of(ref) == ["p7c.0", "p7c.1", "p7c.2"]
-    whole = Aside(over=10**9, limit=10**9).put_parts(parts[:1000], "p")
-    assert aside.staged["p7c.0"] == whole
-    text = join_chunks([aside.staged[field] for field in fields_of(ref)])
+    whole = Aside(over=10**9, limit=10**9, seal=PLAIN).put_parts(parts[:1000], "p")
+    assert PLAIN.unpack(aside.staged["p7c.0"]) == whole
+    texts = {field: PLAIN.unpack(blob) for field, blob in aside.staged.items()}
+    text = join_chunks([texts[field] for field in fields_of(ref)])
     assert text.startswith('[["add","[[0],{}]",0],["add"')
     assert text.endswith('["add","[[2499],{}]",0]]')
     payloads = RunPayloads("r", no_texts, no_outcomes)
-    payloads.give(aside.staged)
+    payloads.give(texts)
     assert payloads.text(ref) == text
