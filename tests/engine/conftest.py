@@ -27,7 +27,7 @@ from celeriac.celery_app.client.sync import Client, OrchestrationState
 from celeriac.celery_app.emission import Emitter
 from celeriac.celery_app.messages import STEP_META_HEADER, GroupRef, Step, TaskId, read_header
 from celeriac.celery_app.orchestrator.worker import OrchestratorWorker
-from celeriac.celery_app.sealing import PLAIN
+from celeriac.celery_app.sealing import Seal, seal_of
 from celeriac.celery_app.settings import Settings
 from celeriac.celery_app.store import Store, flights, payloads
 from celeriac.orchestrations.errors import InstanceNotFoundError, RetryAfter, failure_from
@@ -120,8 +120,8 @@ class Pump:
             now = int(time.time() * 1000)
             failure = failure_from(error)
             again = retrying.judge(step, failure, now, error.delay if isinstance(error, RetryAfter) else None)
-            return retrying.failed(store.keys, self.lab.emitter, PLAIN, step, failure, again, now)
-        return retrying.succeeded(store.keys, PLAIN, step, self.lab.put_aside(store, task, result))
+            return retrying.failed(store.keys, self.lab.emitter, self.lab.seal, step, failure, again, now)
+        return retrying.succeeded(store.keys, self.lab.seal, step, self.lab.put_aside(store, task, result))
 
 
 @dataclass
@@ -196,6 +196,10 @@ class Lab:
         app = create_app(self.settings, registry=self.activities, load=False)
         return Emitter(app, self.settings)
 
+    @property
+    def seal(self) -> Seal:
+        return seal_of(self.settings)
+
     def new_store(self) -> Store:
         return Store.connect(self.settings)
 
@@ -227,14 +231,14 @@ class Lab:
 
     def text(self, store: Store, execution: str, ref: str) -> str:
         if not ref.startswith("@"):
-            return ref
-        return payloads.unpack(store.run(payloads.fetch(store.keys, execution, [ref[1:]]))[0])
+            return self.seal.clear(ref)
+        return self.seal.unpack(store.run(payloads.fetch(store.keys, execution, [ref[1:]]))[0])
 
     def put_aside(self, store: Store, task: TaskId, text: str) -> str:
         if len(text) <= self.settings.aside_over:
             return text
         name = f"p{task.seq}.{task.attempt}"
-        store.client.hset(store.keys.pay(task.execution), name, payloads.pack(text))
+        store.client.hset(store.keys.pay(task.execution), name, self.seal.pack(text))
         return f"@{name}"
 
 

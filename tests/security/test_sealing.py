@@ -139,7 +139,7 @@ def run_everything(site: GuardedSite) -> dict[str, Any]:
     seen["cancelled"] = repr(client.history(cancelled)) if site.wait(cancelled) else ""
     seen["terminated"] = (site.wait(above).reason, site.wait(f"{above}-child").reason)
     failed = client.start("failing", word)
-    seen["failure"] = site.wait(failed).failure.message
+    seen["failure"] = str(site.wait(failed).to_payload()["failure"]["message"])
     client.restart(failed, reason=f"again {word}")
     site.wait(failed)
     seen["restarted"] = client.get(failed).reason
