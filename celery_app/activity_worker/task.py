@@ -39,6 +39,7 @@ from celeriac.orchestrations import codec
 from celeriac.orchestrations.errors import CeleriacError, PayloadTooLargeError
 
 from ..messages import Step, TaskId
+from ..sealing import Seal
 from ..settings import Settings
 from ..store import flights, payloads, steps
 from .heartbeats import Heartbeat
@@ -135,10 +136,7 @@ class ActivityTask(Task):
             heartbeat.flush()
             _trim(error)
             setattr(self.request, CAUGHT, caught_from(error, step))
-            hides = runtime.seal.hides  # Celery logs the message of what it gets
-            if hides or isinstance(error, _MISREAD) or not isinstance(error, Exception):
-                said = f"the activity raised {type(error).__name__}: {runtime.seal.masked(str(error))}"
-                raise ActivityError(said) from (None if hides else error)
+            _disguise(error, runtime.seal)
             raise
 
     def _run_here(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -153,6 +151,13 @@ class ActivityTask(Task):
             raise Ignore
         context = ActivityContext(instance_id="", execution_id="", seq=0, name=self.activity.name)
         return codec.decode(run_activity(self.activity, codec.encode_call(args, kwargs), context))
+
+
+def _disguise(error: BaseException, seal: Seal) -> None:
+    """Raise something else in place of what Celery would take for something else, or must not log."""
+    if seal.hides or isinstance(error, _MISREAD) or not isinstance(error, Exception):
+        said = f"the activity raised {type(error).__name__}: {seal.masked(str(error))}"
+        raise ActivityError(said) from (None if seal.hides else error)
 
 
 def _begins(runtime: Runtime, task: TaskId, request: Any) -> bool:

@@ -14,6 +14,7 @@ from celeriac.orchestrations.errors import (
     ActivityTimeoutError,
     ActivityWorkerLostError,
     CeleriacError,
+    SealedPayloadError,
     failure_from,
 )
 
@@ -80,7 +81,11 @@ class Lapses:
         for one in lapsed:
             task = TaskId(one.execution, one.seq, one.attempt, one.instance)
             lost = self._max_lost if one.kind == "l" else 0
-            step = self._opened.step(task, openers.get((one.instance, one.seq)), lost)
+            try:
+                step = self._opened.step(task, openers.get((one.instance, one.seq)), lost)
+            except SealedPayloadError as error:  # handed out again, to whoever sweeps then
+                logger.error("a deadline of %s cannot be judged here: %s", task, error)
+                continue
             if step is not None:
                 self._judge.fail(step, self._error(one, step))
 

@@ -195,7 +195,7 @@ def test_an_inbox_that_cannot_be_read_shows_in_the_status_and_harms_nobody(lab: 
     inbox = lab.store.keys.inbox(instance)
     lab.store.client.rpush(inbox, garbage)
     lab.client.raise_event(instance, "n", False)
-    assert "its inbox cannot be read by this release" in lab.until(lambda: lab.client.get(instance).waiting)
+    assert "its inbox cannot be read here" in lab.until(lambda: lab.client.get(instance).waiting)
     lab.client.raise_event(other, "n", False)
     assert lab.client.wait(other, timeout=20).output == 0
     lab.store.client.lrem(inbox, 1, garbage)

@@ -199,3 +199,30 @@ def test_without_a_codec_the_same_search_finds_the_word(guarded: Guarded, make: 
     assert found(listener.heard())
     assert [key for key, value in contents(guarded.client) if found(value)]
     assert found(all_text(tmp_path).encode())
+
+
+def test_a_worker_without_the_key_leaves_the_activity_to_one_that_has_it(make: Any, tmp_path: Path) -> None:
+    site = make(CODEC)
+    site.orchestrator()
+    pool = ("worker", "--pool", "threads", "--concurrency", "2")
+    keyless = site._joined("w", lambda: site.start(*pool, CELERIAC_CODEC=""))
+    instance = site.client.start("child", WORD)
+
+    def failures() -> list[Any]:
+        return [attempt for step in site.client.progress(instance).activities for attempt in step.failures]
+
+    (first, *_) = site.until(failures)
+    assert first.error_type == "celeriac.orchestrations.errors.SealedPayloadError"
+    assert "this process has none; give it the CELERIAC_CODEC" in first.message
+    keyless.terminate()
+    keyless.wait(30)
+    site._joined("w", lambda: site.start(*pool))
+    assert site.wait(instance).output == WORD
+    assert found(all_text(tmp_path).encode()) == []
+
+    for command in ("status", "history"):
+        assert WORD in site.cli(command, instance)
+        process = site.start(command, instance, CELERIAC_CODEC="")
+        assert process.wait(60) == 0, site.logs()
+        shown = (tmp_path / f"{command}-{len(site.running) - 1}.log").read_text()
+        assert (WORD in shown, "(sealed)" in shown) == (False, True)
