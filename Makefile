@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help demo dev test check crash-sweep simulate mutants bench chaos chaos-transport recovery redis-trouble clean
+.PHONY: help demo dev test check crash-sweep simulate mutants bench bench-smoke profile chaos chaos-transport recovery redis-trouble clean
 help:
 	@echo "make demo   run the three shipped orchestrations on real input"
 	@echo "make dev    the same set-up, and stay up"
@@ -13,7 +13,9 @@ help:
 	@echo "make crash-sweep  a fault at every Redis command of every process, in 14 scenarios (10 min)"
 	@echo "make simulate SEEDS=1000  random programs under random faults; SEED=123 replays one"
 	@echo "make mutants  breaks the engine on purpose, one change at a time: which tests notice? (1 h; ONLY=commit)"
-	@echo "make bench  the benchmarks against raw Celery"
+	@echo "make bench  the benchmarks against raw Celery (half an hour; W=W2,W3: some of them)"
+	@echo "make bench-smoke  each of them tiny: are the results right?"
+	@echo "make profile  where the time of one step goes (W=W2 SHAPE=solo)"
 	@echo "make chaos  break everything for MINUTES=20 under SEED=1, then check that nothing was lost"
 	@echo "make chaos-transport KILLS=200 SEED=1   a counting task under attack, in each pool"
 	@echo "make recovery  how long work stands still when its process is killed, KILLS=20 times"
@@ -58,6 +60,12 @@ mutants: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks $(if $(W),--only $(W))
+
+bench-smoke: $(STAMP)
+	$(BIN)/python -m benchmarks --smoke --json build/bench-smoke.json
+
+profile: $(STAMP)
+	$(BIN)/python -m benchmarks.profile $(or $(W),W2) --shape $(or $(SHAPE),solo)
 
 chaos: $(STAMP)
 	$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),20) --seed $(or $(SEED),1)

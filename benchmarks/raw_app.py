@@ -1,4 +1,8 @@
-"""The same work as a plain Celery application with Celery's own Redis broker and backend."""
+"""The same work as plain Celery with its own Redis broker and backend; workers import this module.
+
+Raw Celery gets what is best for it and allowed by at-least-once: JSON, late acknowledgement as ours, no
+gossip, mingle or heartbeat (see machines.py), results ignored where nobody reads them.
+"""
 
 from __future__ import annotations
 
@@ -8,33 +12,40 @@ from celery import Celery
 
 from celeriac.celery_app.settings import Settings
 
-app = Celery("raw")
-app.conf.update(
-    task_serializer="json", result_serializer="json", accept_content=["json"], task_acks_late=True
-)
 
-
-def use(redis_url: str) -> None:
-    """Broker and backend, from a Redis URL as Celeriac spells it."""
+def create(redis_url: str) -> Celery:
+    """An app on this Redis (a URL as Celeriac spells it) with the tasks of all workloads."""
     url = Settings(redis_url=redis_url).celery_broker_url
-    app.conf.update(broker_url=url, result_backend=url)
+    made = Celery("raw", broker=url, backend=url, set_as_current=False)
+    made.conf.update(
+        task_serializer="json", result_serializer="json", accept_content=["json"], task_acks_late=True,
+        broker_connection_retry_on_startup=True,
+    )  # fmt: skip
+    made.task(name="raw.echo", shared=False)(echo)
+    made.task(name="raw.add", shared=False)(add)
+    made.task(name="raw.total", shared=False)(total)
+    made.task(name="raw.noop", shared=False, ignore_result=True)(noop)
+    return made
 
 
-if "BENCH_REDIS_URL" in os.environ:
-    use(os.environ["BENCH_REDIS_URL"])
-
-
-@app.task(name="raw.echo")
 def echo(value: int) -> int:
+    """The no-op: returns what it was given, so that a result can be checked."""
     return value
 
 
-@app.task(name="raw.add")
 def add(total: int, value: int) -> int:
     """One link of a chain: adds its own number to what the link before returned."""
     return total + value
 
 
-@app.task(name="raw.total")
 def total(values: list[int]) -> int:
+    """The callback of a chord."""
     return sum(values)
+
+
+def noop() -> None:
+    """What is drained from a queue: takes nothing, gives nothing."""
+
+
+if "BENCH_REDIS_URL" in os.environ:
+    app = create(os.environ["BENCH_REDIS_URL"])

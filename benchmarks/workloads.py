@@ -1,42 +1,41 @@
-"""The workloads: each runs once on one side, checks every result and returns the seconds it took."""
+"""The workloads that raw Celery can do too: each runs once on one side, checks every result, and returns its
+figure: seconds, or for the drain no-ops or steps per second.
+"""
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import redis
 from celery import chain, chord
 from celery.canvas import Signature
 from celery.result import AsyncResult
 
-from celeriac.celery_app import Client
-
-from . import raw_app
-from .workflows import bench_fan_out, bench_sequence
-
-TIMEOUT = 120
+from .machines import Ours, Raw
+from .measuring import TIMEOUT, check, until
+from .workflows import bench_fan_out, bench_sequence, bench_timer
 
 
 @dataclass(frozen=True)
-class Workload:
+class Paired:
+    """A workload with a counterpart. `rate`: the figures are per second, else seconds."""
+
     key: str
     title: str
     steps: int  # activities in one run, for the rate
-    raw: Callable[[], float]
-    ours: Callable[[Client], float]
+    raw: Callable[[Raw], float]
+    ours: Callable[[Ours], float]
+    rate: bool = False
+    against: str = "raw Celery"
 
 
-def check(results: list[Any], expected: Any) -> None:
-    wrong = [r for r in results if r != expected]
-    if wrong:
-        raise AssertionError(
-            f"{len(wrong)} of {len(results)} results are wrong, e.g. {wrong[0]!r}: want {expected!r}"
-        )
-
-
-def timed(start: Callable[[], list[Any]], finish: Callable[[list[Any]], list[Any]], expected: Any) -> float:
+def timed(
+    start: Callable[[], list[Any]], finish: Callable[[list[Any]], list[Any]], expected: list[Any]
+) -> float:
     """Seconds from the first start call to the last result seen by this process."""
     begin = time.perf_counter()
     results = finish(start())
@@ -45,68 +44,163 @@ def timed(start: Callable[[], list[Any]], finish: Callable[[list[Any]], list[Any
     return seconds
 
 
-def collect(handles: list[AsyncResult]) -> list[Any]:
+def raw_run(raw: Raw, start: Callable[[], list[Any]], expected: list[Any]) -> float:
+    """The same for raw Celery; its results are removed afterwards, which is not measured."""
+    handles: list[AsyncResult] = []
+
+    def started() -> list[Any]:
+        handles.extend(start())
+        return handles
+
     # follow_parents=False: otherwise get() re-reads every parent of a chain, to raw Celery's disadvantage.
-    values = [h.get(timeout=TIMEOUT, follow_parents=False) for h in handles]
+    raw.app.set_current()
+    seconds = timed(
+        started, lambda made: [h.get(timeout=TIMEOUT, follow_parents=False) for h in made], expected
+    )
     for handle in handles:
         handle.forget()
-    return values
+    return seconds
 
 
-def link(*args: int) -> Signature:
-    """One link of a raw chain."""
-    return Signature("raw.add", args=args, app=raw_app.app)
+def our_run(ours: Ours, orchestrator: Any, inputs: list[Any], expected: list[Any]) -> float:
+    """Start an instance for each input and wait for all."""
+    client = ours.client
+    return timed(
+        lambda: [client.start(orchestrator, each) for each in inputs],
+        lambda ids: [client.wait(i, timeout=TIMEOUT).output for i in ids],
+        expected,
+    )
 
 
-def single(value: int) -> Signature:
-    """One part of a raw chord."""
-    return Signature("raw.echo", args=(value,), app=raw_app.app)
+def signature(raw: Raw, name: str, *args: int) -> Signature:
+    """A call of one of raw Celery's tasks."""
+    return Signature(name, args=args, app=raw.app)
 
 
-def sequence(instances: int, steps: int) -> tuple[Callable[[], float], Callable[[Client], float]]:
-    def raw() -> float:
-        graph = chain(link(0, 0), *(link(i) for i in range(1, steps)))
-        return timed(lambda: [graph.apply_async() for _ in range(instances)], collect, sum(range(steps)))
+def sequence(key: str, title: str, instances: int, steps: int) -> Paired:
+    """W1, W2: instances of so many sequential activities, all started at once; a chain each."""
+    expected = [sum(range(steps))] * instances
 
-    def ours(client: Client) -> float:
-        return timed(
-            lambda: [client.start(bench_sequence, steps) for _ in range(instances)],
-            lambda ids: [client.wait(i, timeout=TIMEOUT).output for i in ids],
-            sum(range(steps)),
-        )
+    def raw(side: Raw) -> float:
+        links = [signature(side, "raw.add", 0, 0), *(signature(side, "raw.add", i) for i in range(1, steps))]
+        graph = chain(*links, app=side.app)
+        return raw_run(side, lambda: [graph.apply_async() for _ in range(instances)], expected)
 
-    return raw, ours
+    def ours(side: Ours) -> float:
+        return our_run(side, bench_sequence, [steps] * instances, expected)
+
+    return Paired(key, title, instances * steps, raw, ours)
 
 
-def fan_out(instances: int, width: int) -> tuple[Callable[[], float], Callable[[Client], float]]:
-    def raw() -> float:
+def fan_out(key: str, title: str, instances: int, width: int) -> Paired:
+    """W3, W3b: so many parallel activities, then one that takes their sum; a chord each."""
+    expected = [sum(range(width))] * instances
+
+    def raw(side: Raw) -> float:
         def start() -> list[Any]:
             return [
-                chord(single(i) for i in range(width))(Signature("raw.total", app=raw_app.app))
+                chord([signature(side, "raw.echo", i) for i in range(width)], app=side.app)(
+                    signature(side, "raw.total")
+                )
                 for _ in range(instances)
             ]
 
-        return timed(start, collect, sum(range(width)))
+        return raw_run(side, start, expected)
 
-    def ours(client: Client) -> float:
-        return timed(
-            lambda: [client.start(bench_fan_out, width) for _ in range(instances)],
-            lambda ids: [client.wait(i, timeout=TIMEOUT).output for i in ids],
-            sum(range(width)),
-        )
+    def ours(side: Ours) -> float:
+        return our_run(side, bench_fan_out, [width] * instances, expected)
 
-    return raw, ours
+    return Paired(key, title, instances * (width + 1), raw, ours)
 
 
-def workloads(scale: float = 1.0) -> list[Workload]:
-    """All of them; `scale` makes them smaller, for a check of correctness."""
+def timers(instances: int, wait: float) -> Paired:
+    """W4: seconds beyond the wait, from the first start call; ours sleep and then run an activity, raw Celery
+    publishes that task with a countdown.
+    """
+    expected = list(range(instances))
+
+    def raw(side: Raw) -> float:
+        def start() -> list[Any]:
+            return [signature(side, "raw.echo", i).apply_async(countdown=wait) for i in range(instances)]
+
+        return max(0.001, raw_run(side, start, expected) - wait)
+
+    def ours(side: Ours) -> float:
+        return max(0.001, our_run(side, bench_timer, [[wait, i] for i in expected], expected) - wait)
+
+    return Paired("W4", f"{instances} timers of {wait:g} s, beyond the wait", instances, raw, ours)
+
+
+# --- the physical limit of stock Celery ------------------------------------------------------------
+
+
+def drain(raw: Raw, tasks: int) -> float:
+    """No-ops per second that the workers of raw Celery take from a queue which was full before they began.
+
+    They are told to consume it by Celery's own remote control, and measured from when the first twentieth
+    is acknowledged, so that no start is measured. Every one must have run.
+    """
+    raw.app.set_current()
+    queue, everyone = (
+        f"drain-{secrets.token_hex(4)}",
+        {"reply": True, "limit": len(raw.workers), "timeout": 30},
+    )
+    before = _ran(raw)
+    with raw.app.producer_pool.acquire(block=True) as producer:
+        for _ in range(tasks):
+            raw.app.send_task("raw.noop", queue=queue, ignore_result=True, producer=producer)
+    with redis.Redis.from_url(raw.url) as client:
+
+        def left() -> int:
+            with client.pipeline(transaction=True) as pipe:
+                pipe.llen(queue)
+                pipe.hlen("unacked")
+                queued, unacked = pipe.execute()
+            return queued + unacked
+
+        raw.app.control.add_consumer(queue, **everyone)
+        until(lambda: left() <= tasks * 0.95, TIMEOUT, f"the first tasks of {queue}")
+        first, begin = left(), time.perf_counter()
+        while left():
+            if time.perf_counter() - begin > TIMEOUT:
+                raise TimeoutError(f"{left()} of {tasks} no-ops are not done")
+            time.sleep(0.002)
+        seconds = time.perf_counter() - begin
+    raw.app.control.cancel_consumer(queue, **everyone)
+    check([_ran(raw) - before], [tasks])
+    return max(first, 1) / max(seconds, 0.001)
+
+
+def _ran(raw: Raw) -> int:
+    """No-ops that the workers say they have begun."""
+    replies = raw.app.control.broadcast("stats", reply=True, limit=len(raw.workers), timeout=30)
+    found = [stats["total"].get("raw.noop", 0) for reply in replies or () for stats in reply.values()]
+    if len(found) != len(raw.workers):
+        raise TimeoutError(f"{len(found)} of {len(raw.workers)} workers answered")
+    return sum(found)
+
+
+def against_drain(steps_run: Paired, tasks: int) -> Paired:
+    """W2 in steps per second beside what stock Celery drains; ours must start, record and report too."""
+    return Paired(
+        "W2/drain", f"{steps_run.title}, steps/s : no-ops/s drained", steps_run.steps,
+        lambda side: drain(side, tasks), lambda side: steps_run.steps / steps_run.ours(side),
+        rate=True, against="drain of stock Celery",
+    )  # fmt: skip
+
+
+def paired(scale: float, wait: float) -> list[Paired]:
+    """All of them; `scale` makes them smaller, `wait` is the timer of W4."""
 
     def n(full: int) -> int:
-        return max(2, int(full * scale))
+        return max(2, round(full * scale))
 
+    w2 = sequence("W2", f"{n(400)} sequences of 5", n(400), 5)
     return [
-        Workload("W1", f"one sequence of {n(100)}", n(100), *sequence(1, n(100))),
-        Workload("W2", f"{n(400)} sequences of 5", n(400) * 5, *sequence(n(400), 5)),
-        Workload("W3", f"one fan-out of {n(1000)}", n(1000), *fan_out(1, n(1000))),
-        Workload("W3b", f"{n(100)} fan-outs of 10", n(100) * 10, *fan_out(n(100), 10)),
+        sequence("W1", f"one sequence of {n(100)}", 1, n(100)),
+        w2,
+        against_drain(w2, max(40, n(2000))),
+        fan_out("W3", f"one fan-out of {n(1000)}", 1, n(1000)),
+        fan_out("W3b", f"{n(100)} fan-outs of 10", n(100), 10),
+        timers(n(2000), wait),
     ]

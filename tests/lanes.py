@@ -24,6 +24,7 @@ CROWDS = {
     "tests/chaos/test_recovery.py",
     "tests/e2e/test_demo.py",
     "tests/e2e/test_scale.py",
+    "tests/smoke/test_benchmarks.py",
 }
 # Seconds of other files that take long, as measured on a busy machine. Only the order of the numbers matters.
 LONG = {
