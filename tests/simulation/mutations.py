@@ -166,6 +166,10 @@ NAMED = {
     "take-any-attempt": "tests/celery/test_flights.py::test_take_marks_and_refuses_steps",
     "take-condemned": "tests/celery/test_flights.py::test_only_the_living_take",
     "complete-stale": "tests/store/test_sweep.py::test_a_retry_keeps_the_last_ten_attempts_and_wakes_nobody",
+    "silence-condemns": "tests/store/test_silence.py::test_after_a_silence_nobody_is_given_up_for_a_lease",
+    "silence-for-ever": "tests/store/test_silence.py::test_silences_in_a_row_keep_nothing_dead_for_ever",
+    "silence-deadlines": "tests/store/test_silence.py"
+    "::test_deadlines_that_passed_in_a_silence_wait_for_a_lease",
     "retry-stale": "tests/store/test_late_words.py::test_a_late_failure_of_an_older_attempt_parks_nothing",
     "promote-any": "tests/celery/test_flights.py::test_park_and_promote",
     "sweep-closing": "tests/store/test_races.py::test_a_child_that_continues_as_new_ends_with_its_parent",
