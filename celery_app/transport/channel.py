@@ -11,26 +11,24 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from queue import Empty
 from time import monotonic
 from typing import Any, Literal, TypeVar
 
-import redis
 from kombu.transport import redis as kombu_redis
 from kombu.utils.json import dumps
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import ResponseError
 
 from ..store import flights
 from ..store.errors import FencedError, StoreError
 from ..store.keys import Keys
-from ..store.scripts import Call, script
+from ..store.scripts import script
+from .calling import CallingChannel
 from .envelope import due_time, read
 from .inflight import ROSTER, Held, InFlight
-from .intake import Intake, QoS, Watch, refusal
+from .intake import Intake, QoS, Watch
 from .prefetch import Pace
-from .watched import WatchedChannel
 
 __all__ = ["Channel"]
 
@@ -40,7 +38,7 @@ T = TypeVar("T")
 EARLY = 0.05  # a message due within so many seconds is not worth parking
 
 
-class Channel(WatchedChannel):
+class Channel(CallingChannel):
     """A channel that never has a message in memory only."""
 
     QoS = QoS
@@ -61,7 +59,6 @@ class Channel(WatchedChannel):
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._kept_client: Any = None
         self.flying: InFlight | None = None
         self._acknowledging: dict[str, bool] = {}  # queue: whether its consumer acknowledges
         self._intake = Intake(self)
@@ -72,42 +69,6 @@ class Channel(WatchedChannel):
         self._thread = threading.get_ident()
         super().__init__(*args, **kwargs)
         self.hub_keys = Keys(self.hub)
-
-    # --- one client -----------------------------------------------------------------------------
-
-    @contextmanager
-    def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
-        """The channel's client. kombu makes a new one for each operation, a fifth of a worker's time."""
-        if client is None:
-            client = self._kept_client
-            if client is None:
-                client = self._kept_client = self._create_client()
-        yield client
-
-    def _disconnect_pools(self) -> None:
-        self._kept_client = None
-        self.__dict__.pop("_plain", None)
-        super()._disconnect_pools()
-
-    @property
-    def plain(self) -> redis.Redis:
-        """A client that does not prefix keys: the hub's keys have none, and queue keys are prefixed by us."""
-        client = self.__dict__.get("_plain")
-        if client is None:
-            client = self.__dict__["_plain"] = redis.Redis(connection_pool=self.pool)
-        return client
-
-    def run(self, call: Call[T]) -> T:
-        """Send one call of the store over the channel's client."""
-        try:
-            try:
-                reply = self.plain.execute_command(*call.words())
-            except NoScriptError:
-                self.plain.execute_command(*call.loading())
-                reply = self.plain.execute_command(*call.words())
-        except ResponseError as error:
-            raise refusal(error) from error
-        return call.decode(reply)
 
     # --- publishing -----------------------------------------------------------------------------
 
@@ -195,6 +156,8 @@ class Channel(WatchedChannel):
     def _brpop_read(self, **options: Any) -> Literal[True]:
         """Called when the socket is readable: read the replies, start what they brought."""
         if not self._intake.busy:
+            if not self._in_poll:  # nothing was asked: to read would be to wait until the socket times out
+                raise Empty
             return super()._brpop_read(**options)
         self._intake.read(self.client.connection)
         if not self.pump():

@@ -134,6 +134,7 @@ class InFlight:
         self.buffer: deque[Held] = deque()
         self.running: dict[str, Held] = {}
         self.pending = Pending()
+        self._telling: list[Pending] = []  # drawn, and perhaps not yet applied
         self._stale: set[str] = set()
         self._heir = ""  # minted for an adoption whose reply we have not seen: the next try must use the same
 
@@ -256,14 +257,25 @@ class InFlight:
         )
 
     def draw(self) -> Pending:
-        """What is to be told to Redis; hand it to `undraw` when that fails."""
+        """What is to be told to Redis; hand it to `told` when that is done, or to `undraw` when it fails.
+
+        Meanwhile another thread may give the incarnation up: then an adoption that did not know of these
+        acknowledgements would return messages that are done with.
+        """
         with self.lock:
             pending, self.pending = self.pending, Pending()
+            self._telling.append(pending)
             return pending
+
+    def told(self, pending: Pending) -> None:
+        """Redis has applied it."""
+        with self.lock:
+            self._telling = [other for other in self._telling if other is not pending]
 
     def undraw(self, pending: Pending) -> None:
         """It could not be told."""
         with self.lock:
+            self.told(pending)
             self.pending.merge(pending)
 
     def flush(self, run: Run) -> None:
@@ -275,6 +287,7 @@ class InFlight:
         except BaseException:
             self.undraw(pending)
             raise
+        self.told(pending)
 
     def sweep(self, max_lost: int) -> Call[flights.Swept]:
         """The call that looks for dead workers of the hub."""
@@ -315,7 +328,7 @@ class InFlight:
         if keep and self.incarnation is None:
             self._heir = self._heir or _mint()
         new = self.incarnation or (self._heir if keep else "")
-        acked = self.pending.acks.get(old, [])
+        acked = [n for p in (self.pending, *self._telling) for n in p.acks.get(old, ())]
         call = flights.adopt(self.keys, old, new, keep=keep, acked=acked, lease=self.lease)
         kept = run(call)
         # What a task rejected was given back with the rest; only the acknowledgements were ours to tell.

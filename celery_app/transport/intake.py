@@ -150,6 +150,8 @@ class Intake:
         if refused:  # telling it twice does no harm
             self.drop()
             logger.warning("Redis refused an acknowledgement or promotion, it is repeated: %s", refused[0])
+        if self._sent is not None and self._channel.flying is not None:
+            self._channel.flying.told(self._sent)
         self._sent = None
         for handle, reply in zip(expected, replies, strict=True):
             if not isinstance(reply, Exception) or handle is expected[-1]:

@@ -282,3 +282,33 @@ def test_acknowledgements_survive_a_failed_flush(store: Store) -> None:
     assert store.client.exists(store.keys.flight(name)) == 0
     assert flying.pending.size == 0
     assert store.client.llen("q") == 0
+
+
+def test_an_acknowledgement_that_is_being_told_while_its_incarnation_is_given_up(store: Store) -> None:
+    """A pool thread has drawn it, and before Redis has it the main thread settles: it must not run again."""
+    flying = InFlight("redis://nowhere", store.keys, 1000, Pace())
+    name = flying.settle(store.run)
+    queue = f"{store.keys.hub}-q"
+    for message in (b"done", b"runs"):
+        store.run(flights.publish(store.keys, queue, message))
+    taken = store.run(flights.take(store.keys, name, flying.numbers(2), 2, [(queue, 2)]))
+    flying.took(name, taken, [queue])
+    done, runs = flying.next(2), flying.next(2)
+    assert done is not None
+    assert runs is not None
+    flying.finish(done.tag)
+
+    def late(call: Any) -> Any:
+        """Redis was restarted meanwhile, say: the main thread takes another name before this arrives."""
+        flying.abandon()
+        assert flying.settle(store.run) != name
+        return store.run(call)
+
+    flying.flush(late)
+    assert store.client.lrange(queue, 0, -1) == []  # neither is in the queue again
+    assert list(store.client.hvals(store.keys.flight(flying.incarnation))) != []  # what runs is still ours
+    flying.finish(runs.tag)
+    flying.flush(store.run)
+    assert flying._telling == []
+    flying.leave(store.run, set())
+    assert store.client.llen(queue) == 0

@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from queue import Empty
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -182,3 +184,49 @@ def test_credentials_are_not_part_of_any_name(server: str, tmp_path: Path) -> No
     url = server.replace("redis://", "redis://:secret@")
     connection = Connection(url, transport=Transport)
     assert "secret" not in connection.as_uri()
+
+
+def test_a_channel_that_has_asked_nothing_reads_nothing(server: str, options: dict[str, Any]) -> None:
+    """An event of another socket under our number (a lost connection's, say) must not make the loop wait."""
+    with connect(server, options) as connection:
+        queue = connection.SimpleQueue(f"q{options['hub']}")
+        channel = connection.default_channel
+        with connection.Consumer(queue.queue, callbacks=[], prefetch_count=1, channel=channel):
+            assert channel.durable
+            channel.client.ping()
+            assert not channel._in_poll
+            began = time.monotonic()
+            with pytest.raises(Empty):
+                channel._brpop_read()
+            assert time.monotonic() - began < 4  # a socket times out after 10 s
+        queue.close()
+
+
+def test_an_acknowledgement_waits_for_company_and_no_longer_than_the_span(
+    server: str, options: dict[str, Any]
+) -> None:
+    """Late acknowledgements of the engine go in one call after 50 ms; an early one is told at once."""
+    client = redis.Redis.from_url(server)
+    with connect(server, options) as connection:
+        queue = connection.SimpleQueue(f"q{options['hub']}")
+        for n in range(3):
+            queue.put(n)
+        channel, planned = connection.default_channel, []
+        channel.connection.loop = SimpleNamespace(call_later=lambda s, f: planned.append((s, f)))
+        got: list[Any] = []
+        with connection.Consumer(queue.queue, callbacks=[lambda _, m: got.append(m)], channel=channel):
+            drain(connection, 3, got)
+            for message in got[:2]:
+                channel.flying.running[message.delivery_tag].patient = True
+                message.ack()
+            assert flying(client, options) == 3
+            ((span, tell),) = planned  # one for both
+            assert span == channel.prefetch_span == 0.05
+            tell()
+            assert flying(client, options) == 1
+            got[2].ack()  # the task is to begin now: from here on nobody may run it again
+            assert flying(client, options) == 0
+            assert len(planned) == 1
+        channel.connection.loop = None
+        queue.close()
+    client.close()

@@ -180,6 +180,7 @@ class Worker(Process):
         if refused:
             flying.undraw(sent)
             raise refusal(refused[0])
+        flying.told(sent)
         if isinstance(reply, ResponseError):
             if not isinstance(error := refusal(reply), FencedError):
                 raise error
