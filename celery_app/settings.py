@@ -199,9 +199,16 @@ def _check_url(value: Any, where: str) -> str:
     return value
 
 
+_SCHEMES: Final = "it must start with redis://, rediss:// (TLS), sentinel:// or unix:// (a socket)"
+_SENTINEL_TLS: Final = (
+    "TLS to sentinels, or to the master behind them, is not supported; write sentinel://, or "
+    "rediss:// with an address that leads to the master"
+)
+
+
 def _url_problem(parts: SplitResult, database: str) -> str:
     if parts.scheme not in {"redis", "rediss", "unix"}:
-        return "it must start with redis://, rediss:// (TLS), sentinel:// or unix:// (a socket)"
+        return _SENTINEL_TLS if "sentinel" in parts.scheme else _SCHEMES
     if parts.scheme == "unix" and not parts.path.strip("/"):
         return "it names no socket; write unix:///path/to/redis.sock?db=0"
     if parts.scheme != "unix" and not parts.hostname:

@@ -328,7 +328,7 @@ class InFlight:
         if keep and self.incarnation is None:
             self._heir = self._heir or _mint()
         new = self.incarnation or (self._heir if keep else "")
-        acked = [n for p in (self.pending, *self._telling) for n in p.acks.get(old, ())]
+        acked = self._acked(old)
         call = flights.adopt(self.keys, old, new, keep=keep, acked=acked, lease=self.lease)
         kept = run(call)
         # What a task rejected was given back with the rest; only the acknowledgements were ours to tell.
@@ -343,6 +343,10 @@ class InFlight:
         ROSTER.discard(old)
         if new and self.incarnation is None:
             self._use(new)
+
+    def _acked(self, incarnation: str) -> list[int]:
+        """What is done with under this name, as far as Redis may not know it yet."""
+        return [n for some in (self.pending, *self._telling) for n in some.acks.get(incarnation, ())]
 
     def _use(self, name: str) -> None:
         self.incarnation, self._heir = name, ""

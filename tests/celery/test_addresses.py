@@ -325,6 +325,8 @@ def test_a_failover_by_sentinel(redis_server: Any, tmp_path: Path) -> None:
         ("sentinel://a:1/zero?master=m", "must be a number"),
         ("sentinel://:1/0?master=m", "names no host"),
         ("sentinel://a:1/0?master=m&ssl=1", "no option 'ssl'"),
+        ("rediss+sentinel://a:1/0?master=m", "TLS to sentinels, .* is not supported"),
+        ("sentinels://a:1/0?master=m", "TLS to sentinels, .* is not supported"),
     ],
 )
 def test_an_address_of_sentinels_that_makes_no_sense(url: str, problem: str) -> None:

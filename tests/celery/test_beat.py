@@ -306,7 +306,9 @@ def test_an_acknowledgement_that_is_being_told_while_its_incarnation_is_given_up
 
     flying.flush(late)
     assert store.client.lrange(queue, 0, -1) == []  # neither is in the queue again
-    assert list(store.client.hvals(store.keys.flight(flying.incarnation))) != []  # what runs is still ours
+    assert (
+        list(store.client.hvals(store.keys.flight(flying.incarnation or ""))) != []
+    )  # what runs is still ours
     flying.finish(runs.tag)
     flying.flush(store.run)
     assert flying._telling == []
