@@ -15,20 +15,19 @@ A bad value is refused with an `InvalidArgumentError` that names where it was re
 from __future__ import annotations
 
 import os
-import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
 from celeriac.orchestrations.errors import InvalidArgumentError
 
 from . import embedded
+from .redis_urls import celery_url, database_of, masked_url, url_problem
 from .sentinel import SentinelAddress, sentinel_address
 
-__all__ = ["Settings", "masked_url"]
+__all__ = ["Settings"]
 
 DEFAULT_REDIS_URL: Final = "redis://127.0.0.1:6379/0"
 TRANSPORTS: Final = ("celeriac", "stock")
@@ -115,12 +114,12 @@ class Settings:
     @property
     def celery_broker_url(self) -> str:
         """The Redis as kombu spells it: `unix://` becomes `redis+socket://`, sentinels have a URL each."""
-        return _celery_url(self.redis_url)
+        return celery_url(self.redis_url)
 
     @property
     def celery_result_backend_url(self) -> str:
         """The Redis as Celery's result backends spell it; `socket://` for a unix socket."""
-        return _celery_url(self.redis_url).removeprefix("redis+")
+        return celery_url(self.redis_url).removeprefix("redis+")
 
     @property
     def queue_prefix(self) -> str:
@@ -142,7 +141,7 @@ class Settings:
     @property
     def database(self) -> int:
         """The number of the database in that Redis."""
-        return int(_database(urlsplit(self.redis_url)) or 0)
+        return database_of(self.redis_url)
 
     @property
     def shown_url(self) -> str:
@@ -163,17 +162,6 @@ class Settings:
         return replace(self, apps=tuple(dict.fromkeys((*self.apps, *modules))))
 
 
-def masked_url(url: str) -> str:
-    """`url` with the password, wherever a Redis URL may carry it, replaced by `***`."""
-    scheme, separator, rest = url.rpartition("://")
-    authority, slash, path = rest.partition("/")
-    if "@" in authority:
-        user, _, host = authority.rpartition("@")
-        name, colon, _ = user.partition(":")
-        authority = f"{name}{colon}{'***' if colon else ''}@{host}"
-    return re.sub(r"(?i)(password=)[^&#]*", r"\1***", f"{scheme}{separator}{authority}{slash}{path}")
-
-
 # --- checks: (value, where it was read) -> the value, or an error ---------------------------------
 
 
@@ -185,40 +173,9 @@ def _check_url(value: Any, where: str) -> str:
     shown = masked_url(value) if isinstance(value, str) else value
     if not isinstance(value, str):
         raise _refuse(where, value, "it must be a text such as redis://host:6379/0")
-    try:
-        if sentinel_address(value) is not None:
-            return value
-        parts = urlsplit(value)
-        database = _database(parts)
-        _ = parts.port
-    except ValueError as error:
-        raise _refuse(where, shown, f"not a Redis URL: {error}") from None
-    problem = _url_problem(parts, database)
-    if problem:
+    if problem := url_problem(value):
         raise _refuse(where, shown, problem)
     return value
-
-
-_SCHEMES: Final = "it must start with redis://, rediss:// (TLS), sentinel:// or unix:// (a socket)"
-_SENTINEL_TLS: Final = (
-    "TLS to sentinels, or to the master behind them, is not supported; write sentinel://, or "
-    "rediss:// with an address that leads to the master"
-)
-
-
-def _url_problem(parts: SplitResult, database: str) -> str:
-    if parts.scheme not in {"redis", "rediss", "unix"}:
-        return _SENTINEL_TLS if "sentinel" in parts.scheme else _SCHEMES
-    if parts.scheme == "unix" and not parts.path.strip("/"):
-        return "it names no socket; write unix:///path/to/redis.sock?db=0"
-    if parts.scheme != "unix" and not parts.hostname:
-        return f"it names no host; write {parts.scheme}://host:6379/0"
-    if database and not database.isdecimal():
-        return f"the database must be a number, not {database!r}"
-    required = dict(parse_qsl(parts.query)).get("ssl_cert_reqs", "required").lower()
-    if parts.scheme == "rediss" and required.removeprefix("cert_") == "none":
-        return "TLS with an unchecked certificate is refused; give ssl_ca_certs"
-    return ""
 
 
 def _check_name(value: Any, where: str) -> str:
@@ -378,28 +335,3 @@ def _from_dev(folder: Path) -> dict[str, Any]:
     path, record = embedded.find_dev_record(folder) or (Path(), {})
     names = ("redis_url", "hub", "apps", "app_folder")
     return {name: _CHECKS[name](record[name], f"{path}: {name}") for name in names if name in record}
-
-
-def _database(parts: SplitResult) -> str:
-    if parts.scheme == "unix":
-        return dict(parse_qsl(parts.query)).get("db", "")
-    return dict(parse_qsl(parts.query)).get("db", "") or parts.path.strip("/")
-
-
-def _celery_url(url: str) -> str:
-    """A redis-py URL in the spelling of kombu and Celery."""
-    address = sentinel_address(url)
-    if address is not None:
-        return address.celery_url
-    parts = urlsplit(url)
-    query = dict(parse_qsl(parts.query))
-    if parts.scheme == "unix":
-        query["virtual_host"] = query.pop("db", "0")
-        user = quote(unquote(parts.username or ""), safe="")
-        secret = f"{user}:{quote(unquote(parts.password), safe='')}@" if parts.password else ""
-        return f"redis+socket://{secret}{parts.path}?{urlencode(query)}"
-    if parts.scheme == "rediss":
-        # Celery refuses to guess; we never accept an unchecked certificate (see _check_url).
-        query.setdefault("ssl_cert_reqs", "required")
-    path = f"/{query.pop('db', '') or parts.path.strip('/') or '0'}"
-    return urlunsplit(parts._replace(path=path, query=urlencode(query)))

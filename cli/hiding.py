@@ -55,7 +55,7 @@ def hide_password() -> None:
     words, url = without_url(sys.orig_argv[1:])
     if not url or url.startswith("@"):
         return
-    from celeriac.celery_app.settings import masked_url
+    from celeriac.celery_app.redis_urls import masked_url
 
     if masked_url(url) == url:
         return

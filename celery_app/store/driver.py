@@ -34,7 +34,7 @@ from redis.retry import Retry
 
 from celeriac.orchestrations.errors import CeleriacError, RedisUnavailableError
 
-from ..settings import masked_url
+from ..redis_urls import masked_url
 from . import connecting
 from .errors import StoreFullError, error_for
 from .keys import Keys

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from celeriac.orchestrations.errors import RedisUnsuitableError
 
-from ..settings import masked_url
+from ..redis_urls import masked_url
 from .keys import Keys
 from .scripts import Call, command, script
 

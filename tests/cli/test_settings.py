@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from celeriac.celery_app import embedded
-from celeriac.celery_app.settings import DEFAULT_REDIS_URL, Settings, masked_url
+from celeriac.celery_app.redis_urls import masked_url
+from celeriac.celery_app.settings import DEFAULT_REDIS_URL, Settings
 from celeriac.orchestrations.errors import InvalidArgumentError
 
 
