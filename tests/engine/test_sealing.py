@@ -35,6 +35,12 @@ from celeriac.orchestrations.history import (
 FIRST, ROTATED = (Settings(codec=f"keyrings:{name}") for name in ("first", "rotated"))
 
 
+@pytest.fixture(autouse=True)
+def keyless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lab of these tests has no codec of its own."""
+    monkeypatch.delenv("ENGINE_CODEC", raising=False)
+
+
 def failure(text: str) -> FailureDetails:
     try:
         raise KeyError(text)
