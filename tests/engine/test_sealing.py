@@ -210,7 +210,7 @@ def test_a_codec_is_given_to_a_hub_with_work_in_it_and_taken_away_again(lab: Any
 
 def test_an_orchestrator_without_the_key_leaves_the_instance_to_one_that_has_it(lab: Any) -> None:
     adding, sealed = flows(lab), sealed_lab(lab)
-    lab.up()
+    lab.work()
     instance = sealed.client.start(adding, 1)
     sealed.client.raise_event(instance, "go")
     state = lab.until(lambda: (s := lab.client.get(instance)).waiting and s)
