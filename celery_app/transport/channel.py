@@ -81,8 +81,9 @@ class Channel(CallingChannel):
         key = self.queue_key(queue, self._get_message_priority(message, reverse=False))
         due = due_time(message)
         if due > time.time() + EARLY:
-            member = "~" + message["properties"]["delivery_tag"]
-            self.run(flights.park(self.hub_keys, member, key, dumps(message), int(due * 1000)))
+            self.run(
+                flights.park(self.hub_keys, _parked_as(message, key), key, dumps(message), int(due * 1000))
+            )
         elif queue in self._expires or kwargs.get("_publish_batch") is not None:
             super()._put(queue, message, **kwargs)
         else:
@@ -235,7 +236,7 @@ class Channel(CallingChannel):
     def _park(self, flying: InFlight, held: Held, message: dict[str, Any], due: float) -> None:
         """A stock client published it with a countdown: it waits in Redis, not here."""
         key = self.queue_key(held.queue, self._get_message_priority(message, reverse=False))
-        member, at = "~" + str(message["properties"]["delivery_tag"]), int(due * 1000)
+        member, at = _parked_as(message, key), int(due * 1000)
         where = {"incarnation": held.incarnation, "field": held.number}
         self.run(flights.park(self.hub_keys, member, key, held.raw, at, **where))
         flying.forget(held.tag)
@@ -361,3 +362,8 @@ class Channel(CallingChannel):
             self._watch = Watch(self)
             self._watch.start()
         self._watch.armed.set()
+
+
+def _parked_as(message: dict[str, Any], key: str) -> str:
+    """Its name among the parked: an exchange may give one message to several queues, under one tag."""
+    return f"~{message['properties']['delivery_tag']}:{key}"

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from queue import Empty
 from types import SimpleNamespace
@@ -230,3 +231,24 @@ def test_an_acknowledgement_waits_for_company_and_no_longer_than_the_span(
         channel.connection.loop = None
         queue.close()
     client.close()
+
+
+def test_a_countdown_for_two_queues_waits_for_both(server: str, options: dict[str, Any]) -> None:
+    """One message that an exchange gives to two queues is parked for each of them."""
+    exchange = Exchange(f"{options['hub']}-both", type="direct")
+    queues = [Queue(f"{options['hub']}-{n}", exchange, routing_key="r") for n in "ab"]
+    eta, got = datetime.now(UTC) + timedelta(seconds=0.5), []
+    with connect(server, options) as connection:
+        for queue in queues:
+            queue(connection.default_channel).declare()
+        headers = {"task": "t", "id": "1", "eta": eta.isoformat()}
+        connection.Producer(exchange=exchange, routing_key="r").publish("x", headers=headers)
+        assert connection.default_channel.plain.zcard(Keys(options["hub"]).parked) == len(queues)
+
+        def take(body: Any, message: Any) -> None:
+            got.append(body)
+            message.ack()
+
+        with connection.Consumer(queues, callbacks=[take]):
+            drain(connection, 2, got)
+    assert got == ["x", "x"]
