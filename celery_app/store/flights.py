@@ -98,13 +98,14 @@ def adopt(
     *,
     keep: Iterable[int] = (),
     acked: Iterable[int] = (),
+    left: Iterable[int] = (),
     lease: int,
     dead: bool = False,
     max_lost: int = MAX_LOST,
     now: int = 0,
 ) -> Call[set[int]]:
     """End `old`: `acked` is done with, `keep` moves to `new`, the rest returns. `dead`: its process died, and
-    for `max_lost` see `sweep_flights`.
+    for `max_lost` see `sweep_flights`. `left` was to be kept in an earlier try, and runs no longer.
 
     Answers the kept that were still there.
     """
@@ -120,6 +121,7 @@ def adopt(
         lease=lease,
         acked=_texts(acked),
         keep=_texts(keep),
+        left=_texts(left),
         dead=dead,
         most=max_lost,
         now=now,

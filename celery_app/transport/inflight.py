@@ -135,6 +135,8 @@ class InFlight:
         self.running: dict[str, Held] = {}
         self.pending = Pending()
         self._telling: list[Pending] = []  # drawn, and perhaps not yet applied
+        self._late: dict[str, list[int]] = defaultdict(list)  # acknowledged while their name was given up
+        self._moved: dict[str, set[int]] = defaultdict(set)  # perhaps, by adoptions whose replies were lost
         self._stale: set[str] = set()
         self._heir = ""  # minted for an adoption whose reply we have not seen: the next try must use the same
 
@@ -230,6 +232,8 @@ class InFlight:
             held = self.running.pop(tag, None)
             if held is not None:
                 self.pending.add(self.pending.returns if requeue else self.pending.acks, held)
+                if held.incarnation in self._stale and not requeue:
+                    self._late[held.incarnation].append(held.number)
             return held
 
     def forget(self, tag: str) -> None:
@@ -327,10 +331,14 @@ class InFlight:
         keep = {held.number: held for held in self.running.values() if held.incarnation == old}
         if keep and self.incarnation is None:
             self._heir = self._heir or _mint()
-        new = self.incarnation or (self._heir if keep else "")
+        left = self._moved[old] - keep.keys()
+        new = self.incarnation or (self._heir if keep or left else "")
         acked = self._acked(old)
-        call = flights.adopt(self.keys, old, new, keep=keep, acked=acked, lease=self.lease)
+        self._moved[old] |= keep.keys()
+        call = flights.adopt(self.keys, old, new, keep=keep, acked=acked, left=left, lease=self.lease)
         kept = run(call)
+        del self._moved[old]
+        self._late.pop(old, None)
         # What a task rejected was given back with the rest; only the acknowledgements were ours to tell.
         told = len(self.pending.acks.pop(old, [])) + len(self.pending.returns.pop(old, []))
         self.pending.size -= told
@@ -346,7 +354,8 @@ class InFlight:
 
     def _acked(self, incarnation: str) -> list[int]:
         """What is done with under this name, as far as Redis may not know it yet."""
-        return [n for some in (self.pending, *self._telling) for n in some.acks.get(incarnation, ())]
+        untold = [n for some in (self.pending, *self._telling) for n in some.acks.get(incarnation, ())]
+        return [*untold, *self._late.get(incarnation, ())]
 
     def _use(self, name: str) -> None:
         self.incarnation, self._heir = name, ""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from celeriac.celery_app.store import Store, flights
 from celeriac.celery_app.transport.inflight import Held, InFlight
 from celeriac.celery_app.transport.prefetch import Pace
+from celeriac.orchestrations.errors import RedisUnavailableError
 
 LEASE = 10_000
 EXECUTION = "00000000000000bb"
@@ -65,3 +67,33 @@ def test_a_fenced_worker_starts_nothing_of_what_it_had_taken(store: Store, queue
     assert flying.next(1) is None
     flying.settle(store.run)
     assert flying.next(1) is None
+
+
+@pytest.mark.parametrize("told", [False, True])
+@pytest.mark.parametrize("end", ["acknowledged", "rejected", "dropped"])
+def test_what_ends_between_two_tries_of_an_adoption(store: Store, queue: str, end: str, told: bool) -> None:
+    """The reply to the first was lost: it moved what has ended since. The other goes on under the heir."""
+    store.client.delete(queue)
+    for message in (b'{"task": 1}', b'{"task": 2}'):  # plain ones: no step tells a second copy to be one
+        store.run(flights.publish(store.keys, queue, message))
+    flying, held = worker(store, queue)
+    other = flying.next(2)
+    flying.abandon()
+
+    def lossy(call: Any) -> Any:
+        store.run(call)
+        raise RedisUnavailableError("the reply is lost")
+
+    with pytest.raises(RedisUnavailableError):
+        flying.settle(lossy)
+    if end == "dropped":
+        flying.forget(held.tag)
+    else:
+        flying.finish(held.tag, requeue=end == "rejected")
+    if told:
+        flying.flush(store.run)
+    heir = flying.settle(store.run)
+    flying.flush(store.run)
+    assert list(flying.running.values()) == [other]
+    assert store.client.hkeys(store.keys.flight(heir)) == [b"%d" % other.number if other else b""]
+    assert store.client.lrange(queue, 0, -1) == ([] if end == "acknowledged" else [b'{"task": 1}'])

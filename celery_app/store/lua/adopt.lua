@@ -1,8 +1,9 @@
 -- keys: beats procs open flight
--- args: old:str new:str lease:int acked:pack keep:pack dead:flag most:int
+-- args: old:str new:str lease:int acked:pack keep:pack left:pack dead:flag most:int
 -- include: heard back
 -- Ends the incarnation `old`: what was acknowledged goes, `keep` (still running) moves to `new`, everything else returns to the
 -- head of its queue. `old` is forgotten, so that a take which arrives late is refused. `new` may be '' when nothing is kept.
+-- `left`: an earlier try, whose reply was lost, may have moved them to `new`, and they run no longer.
 -- `dead`: its process died, see back.lua. Returns the kept fields that were still there.
 if new == '' and #keep > 0 then
   return redis.error_reply('INVALID running messages need an incarnation to move to')
@@ -14,6 +15,10 @@ end
 
 local from, to = flight .. old, flight .. new
 for _, field in ipairs(acked) do redis.call('HDEL', from, field) end
+if #left > 0 then
+  for _, field in ipairs(acked) do redis.call('HDEL', to, field) end
+  give_back_fields(new, left, true)
+end
 
 local kept = {}
 for _, field in ipairs(keep) do
