@@ -2,8 +2,8 @@
 
 Runs one workload of ours under the sampler and prints, for the client, the orchestrator, each worker (a
 pool's children too) and Redis: CPU microseconds per step, and of the Python ones the functions that took most
-of them, with all they call (`in all`) and by themselves (`own`). Of Redis, its own account of its commands.
-Microseconds are CPU time, so another load on the machine does not count; waiting is not in them.
+of them, with all they call (`in all`) and by themselves (`own`). Of Redis, its own account of its scripts and
+commands. Microseconds are CPU time, so another load on the machine does not count (but in what Redis says).
 """
 
 from __future__ import annotations
@@ -15,17 +15,22 @@ import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import redis
 
-from .machines import SHAPES, Ours, our_side, ready, redis_server
+from celeriac.celery_app.store.scripts import script
+
+from .machines import ROOT, SHAPES, Ours, our_side, ready, redis_server
 from .measuring import cpu_seconds
 from .sampler import Sampler, shortened
 from .workloads import Paired, paired
+
+LUA = ROOT / "celery_app" / "store" / "lua"
+LOGGED_FROM = 10  # microseconds
 
 
 def children(pid: int) -> list[int]:
@@ -58,6 +63,26 @@ def commands(client: redis.Redis) -> dict[str, tuple[int, int]]:
     return {name.removeprefix("cmdstat_"): (each["calls"], each["usec"]) for name, each in stats.items()}
 
 
+@contextmanager
+def scripts_logged(client: redis.Redis) -> Iterator[Counter[str]]:
+    """Microseconds that Redis spent in each of our scripts during the block, by its slow log.
+
+    Runs shorter than LOGGED_FROM are not logged: they would fill it with the commands within the scripts.
+    """
+    by_sha = {script(path.stem).sha: path.stem for path in LUA.glob("*.lua")}
+    taken: Counter[str] = Counter()
+    client.config_set("slowlog-max-len", 1_000_000)
+    client.config_set("slowlog-log-slower-than", LOGGED_FROM)
+    client.slowlog_reset()
+    yield taken
+    client.config_set("slowlog-log-slower-than", -1)
+    entries: Any = client.slowlog_get(1_000_000)
+    for entry in entries:
+        words = entry["command"].split()
+        if words[0].upper() == b"EVALSHA":
+            taken[by_sha.get(words[1].decode(), "?")] += entry["duration"]
+
+
 def profile(ours: Ours, workload: Paired, runs: int, folder: Path, top: int) -> None:
     """Warm up, measure and print."""
     workload.ours(ours)
@@ -66,8 +91,9 @@ def profile(ours: Ours, workload: Paired, runs: int, folder: Path, top: int) -> 
     with redis.Redis.from_url(ours.url) as client:
         before = {pid: (cpu_seconds(pid), samples(folder, pid)) for pid in named}
         asked, begin = commands(client), time.perf_counter()
-        for _ in range(runs):
-            workload.ours(ours)
+        with scripts_logged(client) as in_scripts:
+            for _ in range(runs):
+                workload.ours(ours)
         seconds, steps = time.perf_counter() - begin, runs * workload.steps
         used = {pid: cpu_seconds(pid) - before[pid][0] for pid in named}
         answered = commands(client)
@@ -79,7 +105,10 @@ def profile(ours: Ours, workload: Paired, runs: int, folder: Path, top: int) -> 
         print(f"\n== {name} ({pid}): {each:.0f} us of CPU per step")
         if name != "redis":
             _parts(before[pid][1], samples(folder, pid), each, top)
-    print("\n== Redis by its own account: calls and us per step")
+    print(f"\n== Redis by its own account: scripts (runs of {LOGGED_FROM} us and more), us per step")
+    for name, usec in in_scripts.most_common(top):
+        print(f"  {usec / steps:8.1f} us  {name}")
+    print("== commands, us and calls per step; evalsha holds what its scripts call")
     rows = [
         (usec - asked.get(c, (0, 0))[1], n - asked.get(c, (0, 0))[0], c) for c, (n, usec) in answered.items()
     ]
