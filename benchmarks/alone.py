@@ -47,10 +47,10 @@ def flat_cost(stage: Stage) -> list[Row]:
         ratios, first, last = [], [], []
         with stage.site(shape) as ours:
             our_run(
-                ours, workflows.bench_sequence, [part], [sum(range(part))]
+                ours, workflows.bench_sequence, [[part, 0]], [sum(range(part))]
             )  # unmeasured: everybody is warm
             for _ in range(stage.repeat):
-                instance = ours.client.start(workflows.bench_sequence, steps)
+                instance = ours.client.start(workflows.bench_sequence, [steps, 0])
                 check([ours.client.wait(instance, timeout=TIMEOUT).output], [sum(range(steps))])
                 history = ours.client.history(instance)
                 at = [history[0].at, *(event.at for event in history if isinstance(event, TaskCompleted))]
@@ -74,7 +74,7 @@ def wide(stage: Stage) -> list[Row]:
     """
     width, items = stage.n(10_000, least=20), stage.n(1_000_000 if stage.million else 100_000, least=50)
     shape = stage.shapes[-1]
-    runs = [_wide(stage, shape, workflows.bench_fan_out, width, width) for _ in range(stage.repeat)]
+    runs = [_wide(stage, shape, workflows.bench_fan_out, [width, 0], width) for _ in range(stage.repeat)]
     run = _wide(stage, shape, workflows.bench_map, [items, 500], items)
     return [
         Row(
@@ -188,7 +188,7 @@ def replaying(stage: Stage) -> list[Row]:
     """
     steps = stage.n(5000)
     execution = ExecutionStarted(
-        at=1, execution="e", instance="i", name=workflows.bench_sequence.definition.name, input=str(steps)
+        at=1, execution="e", instance="i", name=workflows.bench_sequence.definition.name, input=f"[{steps},0]"
     )
     events: list[AnyEvent] = [execution]
     for n in range(steps):

@@ -22,18 +22,20 @@ def clock(value: int) -> tuple[int, float]:
 
 
 @orchestrator
-async def bench_sequence(ctx: OrchestrationContext, steps: int) -> int:
-    """`steps` activities one after the other; the sum of what they returned."""
+async def bench_sequence(ctx: OrchestrationContext, call: list[int]) -> int:
+    """`call` is [steps, first]: so many activities one after the other; the sum of what they returned."""
+    steps, first = call
     total = 0
-    for step in range(steps):
+    for step in range(first, first + steps):
         total += await ctx.call_activity(echo, step)
     return total
 
 
 @orchestrator
-async def bench_fan_out(ctx: OrchestrationContext, width: int) -> int:
-    """`width` activities at once, then their sum through one more activity."""
-    values = await when_all([ctx.call_activity(echo, i) for i in range(width)])
+async def bench_fan_out(ctx: OrchestrationContext, call: list[int]) -> int:
+    """`call` is [width, first]: so many activities at once, then their sum through one more."""
+    width, first = call
+    values = await when_all([ctx.call_activity(echo, i) for i in range(first, first + width)])
     return await ctx.call_activity(echo, sum(values))
 
 

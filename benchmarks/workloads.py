@@ -13,7 +13,6 @@ from typing import Any
 import redis
 from celery import chain, chord
 from celery.canvas import Signature
-from celery.result import AsyncResult
 
 from .machines import Ours, Raw
 from .measuring import TIMEOUT, check, until
@@ -44,19 +43,22 @@ def timed(
     return seconds
 
 
-def raw_run(raw: Raw, start: Callable[[], list[Any]], expected: list[Any]) -> float:
-    """The same for raw Celery; its results are removed afterwards, which is not measured."""
-    handles: list[AsyncResult] = []
+def raw_run(raw: Raw, graphs: list[Any], expected: list[Any], **options: Any) -> float:
+    """The same for raw Celery. To its advantage its graphs are built before, and its results removed after,
+    the clock runs. Each is sent once: a chain that is sent again uses the task id of its end again.
+    """
+    raw.app.set_current()
+    handles: list[Any] = []
 
-    def started() -> list[Any]:
-        handles.extend(start())
+    def start() -> list[Any]:
+        handles.extend(graph.apply_async(**options) for graph in graphs)
         return handles
 
     # follow_parents=False: otherwise get() re-reads every parent of a chain, to raw Celery's disadvantage.
-    raw.app.set_current()
     seconds = timed(
-        started, lambda made: [h.get(timeout=TIMEOUT, follow_parents=False) for h in made], expected
+        start, lambda made: [h.get(timeout=TIMEOUT, follow_parents=False) for h in made], expected
     )
+    check([len({handle.id for handle in handles})], [len(expected)])
     for handle in handles:
         handle.forget()
     return seconds
@@ -78,37 +80,47 @@ def signature(raw: Raw, name: str, *args: int) -> Signature:
 
 
 def sequence(key: str, title: str, instances: int, steps: int) -> Paired:
-    """W1, W2: instances of so many sequential activities, all started at once; a chain each."""
-    expected = [sum(range(steps))] * instances
+    """W1, W2: instances of so many sequential activities, all started at once; a chain each.
+
+    Each instance has numbers of its own, so that no result can stand for another's.
+    """
+    inputs = [[steps, number * steps] for number in range(instances)]
+    expected = [sum(range(first, first + steps)) for _, first in inputs]
 
     def raw(side: Raw) -> float:
-        links = [signature(side, "raw.add", 0, 0), *(signature(side, "raw.add", i) for i in range(1, steps))]
-        graph = chain(*links, app=side.app)
-        return raw_run(side, lambda: [graph.apply_async() for _ in range(instances)], expected)
+        graphs = [
+            chain(
+                signature(side, "raw.add", 0, first),
+                *(signature(side, "raw.add", i) for i in range(first + 1, first + steps)),
+                app=side.app,
+            )
+            for _, first in inputs
+        ]
+        return raw_run(side, graphs, expected)
 
     def ours(side: Ours) -> float:
-        return our_run(side, bench_sequence, [steps] * instances, expected)
+        return our_run(side, bench_sequence, inputs, expected)
 
     return Paired(key, title, instances * steps, raw, ours)
 
 
 def fan_out(key: str, title: str, instances: int, width: int) -> Paired:
     """W3, W3b: so many parallel activities, then one that takes their sum; a chord each."""
-    expected = [sum(range(width))] * instances
+    inputs = [[width, number * width] for number in range(instances)]
+    expected = [sum(range(first, first + width)) for _, first in inputs]
 
     def raw(side: Raw) -> float:
-        def start() -> list[Any]:
-            return [
-                chord([signature(side, "raw.echo", i) for i in range(width)], app=side.app)(
-                    signature(side, "raw.total")
-                )
-                for _ in range(instances)
-            ]
-
-        return raw_run(side, start, expected)
+        graphs = [
+            chord(
+                [signature(side, "raw.echo", i) for i in range(first, first + width)],
+                body=signature(side, "raw.total"), app=side.app,
+            )
+            for _, first in inputs
+        ]  # fmt: skip
+        return raw_run(side, graphs, expected)
 
     def ours(side: Ours) -> float:
-        return our_run(side, bench_fan_out, [width] * instances, expected)
+        return our_run(side, bench_fan_out, inputs, expected)
 
     return Paired(key, title, instances * (width + 1), raw, ours)
 
@@ -120,10 +132,8 @@ def timers(instances: int, wait: float) -> Paired:
     expected = list(range(instances))
 
     def raw(side: Raw) -> float:
-        def start() -> list[Any]:
-            return [signature(side, "raw.echo", i).apply_async(countdown=wait) for i in range(instances)]
-
-        return max(0.001, raw_run(side, start, expected) - wait)
+        calls = [signature(side, "raw.echo", i) for i in expected]
+        return max(0.001, raw_run(side, calls, expected, countdown=wait) - wait)
 
     def ours(side: Ours) -> float:
         return max(0.001, our_run(side, bench_timer, [[wait, i] for i in expected], expected) - wait)
