@@ -101,17 +101,19 @@ class Helper:
             except Exception:
                 # Nobody is above this thread, and without it a dead helper would not be replaced.
                 logger.exception("the beat helper could not be looked after; trying again")
+                self._beat()
                 time.sleep(self._settings.beat)
 
     def _hear(self) -> None:
         """Until the helper is dead."""
         process = self._process
-        if process is None or process.stdout is None:
-            return
+        if process is None or process.stdout is None or process.stdout.closed:
+            return  # closed: the last try to start another one failed
         patience = 0.0  # nobody beats before the new one says so
+        heard = select.poll()  # not select(), which fails in a process with more than 1,024 files open
+        heard.register(process.stdout, select.POLLIN)
         while True:
-            readable, _, _ = select.select([process.stdout], [], [], patience)
-            if not readable:
+            if not heard.poll(patience * 1000):
                 self._beat()
                 patience = self._settings.beat
             elif os.read(process.stdout.fileno(), 4096):
@@ -136,5 +138,5 @@ class Helper:
             with Store.connect(self._settings, at_once=1) as store:
                 calls = [flights.beat(store.keys, n, lease, info=info) for n in sorted(self._names)]
                 store.run_all(calls)
-        except CeleriacError as error:
+        except (CeleriacError, OSError) as error:
             logger.debug("no beat in the helper's place: %s", error)

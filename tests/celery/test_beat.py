@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -314,3 +315,55 @@ def test_an_acknowledgement_that_is_being_told_while_its_incarnation_is_given_up
     assert flying._telling == []
     flying.leave(store.run, set())
     assert store.client.llen(queue) == 0
+
+
+UNLUCKY = """
+import json, os, resource, signal, sys, time
+from celeriac.celery_app.settings import Settings
+from celeriac.celery_app.transport.helper import Helper
+from celeriac.celery_app.transport.inflight import ROSTER
+
+made = json.loads(sys.argv[1])
+helper = Helper(Settings(**{**made, "apps": tuple(made["apps"])}), {"pid": os.getpid()})
+helper.start()
+ROSTER.add("w1")
+first = helper._process
+print(first.pid, flush=True)
+sys.stdin.readline()
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+first.kill()
+while first.returncode is None:
+    time.sleep(0.01)
+time.sleep(0.5)
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+print("again", flush=True)
+while helper._process is first:
+    time.sleep(0.01)
+print(helper._process.pid, flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_helper_that_cannot_be_started_at_once_is_started_later(
+    settings: Settings, redis_store: Store
+) -> None:
+    """It died when the worker had no file descriptor (or no memory) left for another one."""
+    keys, client = redis_store.keys, redis_store.client
+    redis_store.run(flights.beat(keys, "w1", 1500, join=True))
+    command = [sys.executable, "-c", UNLUCKY, json.dumps(asdict(settings))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as worker:
+        try:
+            assert worker.stdin is not None
+            assert worker.stdout is not None
+            worker.stdout.readline()
+            until(lambda: client.hget(keys.procs, "w1") is not None, 30, "the first beat")
+            worker.stdin.write("go\n")
+            worker.stdin.flush()
+            assert worker.stdout.readline() == "again\n"
+            before = client.zscore(keys.beats, "w1")
+            until(lambda: client.zscore(keys.beats, "w1") > before + 1500, 30, "the lease to be renewed")
+            assert select.select([worker.stdout], [], [], 30)[0], "no other helper was started"
+        finally:
+            worker.kill()
+    until(lambda: client.zscore(keys.beats, "w1") is None, 30, "the new helper to see that the worker died")
