@@ -3,7 +3,8 @@
 Runs one workload of ours under the sampler and prints, for the client, the orchestrator, each worker (a
 pool's children too) and Redis: CPU microseconds per step, and of the Python ones the functions that took most
 of them, with all they call (`in all`) and by themselves (`own`). Of Redis, its own account of its scripts and
-commands. Microseconds are CPU time, so another load on the machine does not count (but in what Redis says).
+commands. A step runs in one of the workers: add them up. Microseconds are CPU time, but use an idle machine:
+with others on its cores everything takes up to twice as many, because the caches are theirs too.
 """
 
 from __future__ import annotations
@@ -100,6 +101,10 @@ def profile(ours: Ours, workload: Paired, runs: int, folder: Path, top: int) -> 
     time.sleep(settle)
     print(f"{workload.key}, {ours.shape}: {steps} steps, {steps / seconds:.0f}/s with the sampler at work;")
     print(f"load {os.getloadavg()[0]:.1f}; CPU {sum(used.values()) / steps * 1e6:.0f} us per step in all")
+    by_kind: Counter[str] = Counter()
+    for pid, name in named.items():
+        by_kind[name.split("-")[0].replace("ours", "workers")] += round(used[pid] / steps * 1e6)
+    print(", ".join(f"{kind} {each}" for kind, each in by_kind.most_common()))
     for pid, name in named.items():
         each = used[pid] / steps * 1e6
         print(f"\n== {name} ({pid}): {each:.0f} us of CPU per step")
