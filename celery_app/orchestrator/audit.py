@@ -30,7 +30,7 @@ logger = logging.getLogger("celeriac.orchestrator")
 NAMED = 5  # mended things that a line of the log names
 REMEMBERED = 1000  # what could not be mended, so that the log says it once
 _WHAT = {
-    "ready": "was ready and in no list",
+    "ready": "was ready and in no list, or by a clock that was set back",
     "inbox": "had unread events and was not ready",
     "claim": "was claimed by nobody who is known",
     "start": "its delayed start was in no list of timers",

@@ -27,6 +27,26 @@ def test_ready_and_claimed(desk: Any) -> None:
     assert claimed.instance == "a"
 
 
+def test_ready_in_an_hour_because_the_clock_was_set_back(desk: Any) -> None:
+    """Nobody waits for longer than two minutes for another try, so this is no pause."""
+    desk.start()
+    desk.now -= 3_600_000
+    desk.beat("o1")
+    assert desk.claim() == []
+    assert [one.kind for one in look(desk).mended] == ["ready"]
+    desk.end()
+
+
+def test_who_waits_for_another_try_is_left_alone(desk: Any) -> None:
+    desk.start()
+    claimed = desk.claim_one()
+    desk.store.run(turns.release(desk.keys, "a", claimed.claim, 75_000, "nobody serves it", now=desk.now))
+    assert look(desk).mended == []
+    assert desk.claim() == []
+    desk.now += 75_000
+    desk.end()
+
+
 def test_unread_events(desk: Any) -> None:
     claimed = running(desk, 1)
     desk.complete(claimed, 1)

@@ -2,6 +2,8 @@
 -- keys: inst hist inbox control open pay ready timers beats claims mended
 -- include: ready status groups ends
 
+local LONGEST_PAUSE = 120000 -- milliseconds; nobody is handed back for longer
+
 local mends = {}
 
 local function mended_one(kind, id, seq)
@@ -30,7 +32,8 @@ local function check_wakes(id, r)
   if r[3] == '2' then
     claimed(id, r[4])
   elseif r[3] == '1' then
-    if redis.call('ZSCORE', ready, id) then return end
+    local from = redis.call('ZSCORE', ready, id)
+    if from and tonumber(from) - now <= LONGEST_PAUSE then return end -- later: the clock was set back since
     redis.call('ZADD', ready, now_s, id)
     wake_up()
     mended_one('ready', id)
