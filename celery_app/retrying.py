@@ -135,7 +135,11 @@ def _ask(policy: RetryPolicy, context: RetryContext, seal: Seal) -> bool | timed
             )  # fmt: skip
 
     thread = threading.Thread(target=run, name="celeriac-retry-handler", daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as error:  # no memory, or too many of them
+        logger.error("retry handler %s cannot be asked (%s); the policy decides", policy.handler, error)
+        return None
     thread.join(HANDLER_LIMIT)
     if thread.is_alive():
         logger.error("retry handler %s took over %g s; the policy decides", policy.handler, HANDLER_LIMIT)

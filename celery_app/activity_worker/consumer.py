@@ -22,7 +22,7 @@ from celeriac.orchestrations.errors import UnknownActivityError, failure_from
 from ..complaints import Complaints
 from ..messages import STEP_META_HEADER, Step
 from .outcomes import Caught, OutcomeWriter, caught_from, step_from
-from .request import later
+from .request import later, left_to_the_audit
 from .runtime import runtime_of
 
 __all__ = ["Consumer"]
@@ -88,8 +88,11 @@ class Consumer(CeleryConsumer):
             self._writer.failure(step, caught)
         except Reject:
             message.reject_log_error(logger, self.connection_errors, requeue=True)
-        else:
-            message.ack_log_error(logger, self.connection_errors)
+            return
+        except Exception:
+            if not left_to_the_audit(cast(Celery, self.app), str(step.task)):
+                raise
+        message.ack_log_error(logger, self.connection_errors)
 
 
 def _step(message: Any) -> Step | None:

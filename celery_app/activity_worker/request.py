@@ -13,11 +13,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from celery import Celery
 from celery.concurrency.base import BasePool
 from celery.exceptions import Reject, Terminated, TimeLimitExceeded, WorkerLostError
 from celery.worker.request import Request
 
-__all__ = ["ActivityRequest", "later"]
+from .runtime import runtime_of
+
+__all__ = ["ActivityRequest", "later", "left_to_the_audit"]
 
 logger = logging.getLogger("celeriac.activity")
 
@@ -38,7 +41,19 @@ def _guarded(job: Callable[[], None]) -> None:
     try:
         job()
     except Exception:  # the thread must go on to the next outcome
-        logger.exception("an outcome could not be reported; its message stays unacknowledged and comes back")
+        logger.exception("an outcome could not be reported; its message comes back when this worker is gone")
+
+
+def left_to_the_audit(app: Celery, task_id: str) -> bool:
+    """After an unexpected error in reporting: whether to acknowledge the message all the same.
+
+    Unacknowledged it would be held for as long as this worker lives. Without it the audit finds the step, and
+    has it run again, ever more rarely. On kombu's own transport it does not.
+    """
+    if runtime_of(app).settings.transport == "stock":
+        return False
+    logger.exception("the outcome of %s could not be reported; the audit has it run again", task_id)
+    return True
 
 
 class ActivityRequest(Request):
@@ -89,6 +104,10 @@ class ActivityRequest(Request):
         except Reject as error:
             self._holding = self._held = False
             self.reject(requeue=error.requeue)
+        except Exception:
+            if not left_to_the_audit(self.task.app, str(self.id)):
+                raise
+            self._held = True
         finally:
             self._holding = False
         if self._held:

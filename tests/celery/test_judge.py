@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from datetime import timedelta
 from typing import Any
@@ -94,6 +95,14 @@ def test_what_no_repetition_can_cure_is_not_repeated(error: Exception) -> None:
 
 def test_a_policy_that_cannot_be_read_is_none() -> None:
     assert judge(step(retry="{nonsense"), NO, NOW) is None
+
+
+def test_a_handler_for_which_no_thread_can_be_started_loses_no_outcome() -> None:
+    before = threading.stack_size(1 << 50)
+    try:
+        assert judge(step(max_number_of_attempts=3, handler=never), NO, NOW) is not None
+    finally:
+        threading.stack_size(before)
 
 
 def test_the_handler_is_asked_but_cannot_lose_or_delay_the_outcome(
