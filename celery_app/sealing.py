@@ -9,9 +9,10 @@ may write or read an event, an outcome or a payload that was put aside (tests/ar
   inside of what a script makes of it: "sub-orchestration x was terminated: <sealed:1:...>";
 - a payload put aside is sealed after it was compressed, as bytes behind an `s`.
 
-What is not sealed is read as it is, so a codec can be given to a hub that has work in it. A sealed payload or
-failure that cannot be opened is a `SealedPayloadError`. For reading only (`Seal.reading`, the client) it
-stays as it is: who asks for the value is told then. Ids, names, tags and error types are not sealed.
+What is not sealed is read as it is, so a codec can be given to a hub that has work in it. A sealed payload,
+failure or reason of an event that cannot be opened is a `SealedPayloadError`. For reading only
+(`Seal.reading`, the client) it stays as it is: who asks for the value is told then. Ids, names, tags and
+error types are not sealed.
 
 Without a codec each call costs one comparison, and the same bytes are written as ever.
 """
@@ -79,11 +80,11 @@ class Seal:
         self._codec, self.name, self._strict = codec, name, strict
         self._writer = codec if writes else None
         self._sealers: dict[str, Callable[[Any], Any]] = {
-            "payload": self.text, "note": self.note, "failure": self._seal_failure,
+            "payload": self.text, "note": self.note, "said": self.note, "failure": self._seal_failure,
             "attempts": lambda attempts: tuple(map(self.sealed, attempts)),
         }  # fmt: skip
         self._openers: dict[str, Callable[[Any], Any]] = {
-            "payload": self.clear, "note": self.told, "failure": self._open_failure,
+            "payload": self.clear, "note": self._open_note, "said": self.told, "failure": self._open_failure,
             "attempts": lambda attempts: tuple(map(self.opened, attempts)),
         }  # fmt: skip
 
@@ -236,6 +237,11 @@ class Seal:
                 raise
             return FailureDetails(failure.error_type, FREE)
 
+    def _open_note(self, text: str) -> str:
+        """The reason of an event. Code sees it: a run must not go on with another text."""
+        match = _TOKEN.fullmatch(text) if self._strict else None
+        return self.told(text) if match is None else self._open(_unspelled(match[1])).decode()
+
     def _told(self, match: re.Match[str]) -> str:
         try:
             return self._open(_unspelled(match[1])).decode()
@@ -287,7 +293,7 @@ def hidden(text: str) -> str:
 def kinds_of(cls: type[msgspec.Struct]) -> tuple[tuple[str, str], ...]:
     """The fields of an event, outcome or attempt that are sealed, and as what."""
     if issubclass(cls, Attempt):
-        return (("message", "note"),)
+        return (("message", "said"),)
     return tuple((name, _KINDS[name]) for name in cls.__struct_fields__ if name in _KINDS)
 
 

@@ -122,12 +122,27 @@ def test_without_a_codec_a_sealed_payload_says_what_to_do() -> None:
     )
 
 
+def test_a_reason_is_not_read_without_its_key() -> None:
+    """Code sees why it is cancelled: without the key the turn would not be the same again."""
+    data = seal_of(FIRST).encode(CancelRequested(reason="secret"))
+    for seal in (PLAIN, seal_of(Settings(codec="keyrings:other"))):
+        with pytest.raises(SealedPayloadError):
+            seal.decode(data)
+        assert seal.reading.decode(data) == CancelRequested(reason="(sealed)")
+    for told in ("no <sealed:1:AAAA> token", "<sealed:1:>"):
+        assert PLAIN.decode(PLAIN.encode(CancelRequested(reason=told))) == CancelRequested(reason=told)
+
+
 def test_an_error_message_that_looks_sealed_is_a_message() -> None:
     """Else whoever can make an activity fail could keep an instance from going on."""
     told = seal_of(FIRST).note("secret")
     plain = TaskFailed(seq=1, failure=failure_from(ValueError(told)))
     assert PLAIN.decode(PLAIN.encode(plain)) == plain
-    forged = TaskFailed(seq=1, failure=failure_from(ValueError("<sealed:1:AAAA>")))
+    forged = TaskFailed(
+        seq=1,
+        failure=failure_from(ValueError("<sealed:1:AAAA>")),
+        attempts=(Attempt(1, 5, "builtins.ValueError", "<sealed:1:AAAA>"),),
+    )
     for seal in (PLAIN, seal_of(FIRST)):
         assert seal.decode(PLAIN.encode(forged)) == forged
         assert seal.decode(seal.encode(forged)) == forged
