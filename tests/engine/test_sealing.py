@@ -103,7 +103,8 @@ def test_keys_are_changed_one_after_the_other() -> None:
 def test_what_was_changed_or_cut_is_not_opened() -> None:
     seal = seal_of(FIRST)
     blob = seal.pack('"secret"')
-    for changed in (blob[:-1] + bytes((blob[-1] ^ 1,)), blob[:20], b"s", blob[:8] + b"x" + blob[9:]):
+    last, nonce = (blob[:n] + bytes((blob[n] ^ 1,)) + blob[n + 1 :] for n in (len(blob) - 1, 8))
+    for changed in (last, blob[:20], b"s", nonce):
         with pytest.raises(SealedPayloadError):
             seal.unpack(changed)
     text = seal.call('"secret"')
