@@ -235,3 +235,14 @@ def test_beat_reports_revoked_steps(store: Store) -> None:
     assert store.run(flights.is_current(store.keys, EXECUTION, 1, 1)) is True
     assert store.run(flights.is_current(store.keys, EXECUTION, 2, 1)) is False
     assert store.run(flights.is_current(store.keys, EXECUTION, 3, 1)) is False
+
+
+def test_a_dead_worker_is_found_behind_many_dead_of_other_kinds(store: Store) -> None:
+    """Only orchestrators look after those, and none may be alive."""
+    publish(store, b"a")
+    join(store, "w1")
+    take(store, "w1")
+    store.client.zadd(store.keys.beats, {f"o{n:016x}": 1 for n in range(300)})
+    assert sweep(store, now=NOW + LEASE).condemned == 1
+    assert queued(store) == [b"a"]
+    store.client.zremrangebyscore(store.keys.beats, 1, 1)

@@ -3,6 +3,8 @@
 -- keys: beats procs claims trig deadlines closing parked_body
 -- args: limit:int lease:int
 -- include: controlling ends groups triggers heard
+local NAMES = 1000 -- lapsed ones looked at, those of workers among them
+
 local claims_back, messages_back, closed, lapsed, dead = 0, 0, 0, {}, {}
 local left = limit
 
@@ -31,7 +33,7 @@ end
 -- After a silence (heard.lua) nothing that passed in it is judged for a lease. What is to be closed frees memory: it is done
 -- though nothing can be noted.
 local judged = note_life(redis.call('LLEN', closing) > 0)
-for _, incarnation in ipairs(not judged and {} or redis.call('ZRANGEBYSCORE', beats, '-inf', now_s, 'LIMIT', 0, 100)) do
+for _, incarnation in ipairs(not judged and {} or redis.call('ZRANGEBYSCORE', beats, '-inf', now_s, 'LIMIT', 0, NAMES)) do
   local kind = string.sub(incarnation, 1, 1)
   if (kind == 'o' or kind == 't') and left > 0 then
     local n = kind == 'o' and claims_of_dead(incarnation) or listener_back(incarnation, left)

@@ -6,9 +6,11 @@
 -- 0: it can take and beat no more) and forgotten by a later call that finds nothing left. Returns messages returned, incarnations
 -- condemned and forgotten.
 
+local NAMES = 1000 -- lapsed ones looked at; those of other kinds are left alone, and none may sweep them
+
 local returned, condemned, forgotten = 0, 0, 0
 note_life()
-local lapsed = redis.call('ZRANGEBYSCORE', beats, '-inf', now_s, 'WITHSCORES', 'LIMIT', 0, 100)
+local lapsed = redis.call('ZRANGEBYSCORE', beats, '-inf', now_s, 'WITHSCORES', 'LIMIT', 0, NAMES)
 for i = 1, #lapsed, 2 do
   local incarnation, score = lapsed[i], tonumber(lapsed[i + 1])
   if string.sub(incarnation, 1, 1) == 'w' and limit > 0 then
