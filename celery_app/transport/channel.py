@@ -318,7 +318,11 @@ class Channel(CallingChannel):
         flying = self.settle()
         keys = [(self.queue_key(queue, step), 1) for step in self.priority_steps]
         incarnation = flying.incarnation or ""
-        taken = self.run(flights.take(self.hub_keys, incarnation, flying.numbers(1), 1, keys))
+        try:
+            taken = self.run(flights.take(self.hub_keys, incarnation, flying.numbers(1), 1, keys))
+        except BaseException:
+            flying.abandon(incarnation)  # it may have been applied: settle returns what it took
+            raise
         if not taken.messages:
             raise Empty
         held = flying.hold(incarnation, taken.messages[0], queue)

@@ -252,3 +252,25 @@ def test_a_countdown_for_two_queues_waits_for_both(server: str, options: dict[st
         with connection.Consumer(queues, callbacks=[take]):
             drain(connection, 2, got)
     assert got == ["x", "x"]
+
+
+def test_a_get_whose_reply_is_lost_loses_no_message(server: str, options: dict[str, Any]) -> None:
+    """What it took unseen goes back, though the channel lives on."""
+    with connect(server, options) as connection:
+        channel, queue = connection.default_channel, Queue(f"{options['hub']}-got")
+        queue(channel).declare()
+        assert channel.basic_get(queue.name) is None
+        connection.Producer().publish("x", routing_key=queue.name)
+        run = channel.run
+
+        def lossy(call: Any) -> Any:
+            channel.run = run
+            run(call)
+            raise ConnectionResetError("the reply is lost")
+
+        channel.run = lossy
+        with pytest.raises(ConnectionResetError):
+            channel.basic_get(queue.name)
+        message = channel.basic_get(queue.name)
+        assert message is not None
+        message.ack()
