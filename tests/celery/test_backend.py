@@ -119,8 +119,8 @@ def test_no_celery_key_comes_from_an_activity(bench: Any, backend: Backend) -> N
 
 @pytest.mark.filterwarnings("ignore:Call to deprecated setex")  # Celery's own
 def test_a_foreign_task_has_celerys_own_result(backend: Backend) -> None:
-    backend.mark_as_done("plain-1", 5, Context({"id": "plain-1"}))
-    assert backend.get_result("plain-1") == 5
+    backend.mark_as_done("other-1", 5, Context({"id": "plain-1"}))
+    assert backend.get_result("other-1") == 5
     backend.set_chord_size("plain-group", 3)
     assert backend.client.get(backend.get_key_for_group("plain-group", ".s")) == b"3"
-    backend.client.delete(backend.get_key_for_group("plain-group", ".s"), backend.get_key_for_task("plain-1"))
+    backend.client.delete(backend.get_key_for_group("plain-group", ".s"), backend.get_key_for_task("other-1"))

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from kombu.transport import TRANSPORT_ALIASES
 
 from celeriac.celery_app.activity_worker.imposed import TRANSPORT, TRANSPORT_ALIAS
 from celeriac.celery_app.settings import Settings
@@ -52,16 +53,13 @@ def pool(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def controlled(
-    pool: str, redis_server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Celery]:
+def controlled(pool: str, redis_server: Any, tmp_path: Path) -> Iterator[Celery]:
     """The app, with a worker of this pool."""
     settings = Settings(redis_url=redis_server.url, hub=f"rc{os.urandom(3).hex()}")
     url = settings.celery_broker_url.replace("redis+socket://", f"{TRANSPORT_ALIAS}+socket://", 1)
     variables = {"BROKER": url, "HUB": settings.hub, "ALIAS": TRANSPORT_ALIAS, "TRANSPORT": TRANSPORT}
     (tmp_path / "controlled.py").write_text(APP)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
+    TRANSPORT_ALIASES.setdefault(TRANSPORT_ALIAS, TRANSPORT)
     log = (tmp_path / "worker.log").open("wb")
     worker = subprocess.Popen(
         [sys.executable, "-m", "celery", "-A", "controlled", "worker", "-P", pool, "-c", "2",
@@ -69,12 +67,13 @@ def controlled(
         cwd=tmp_path, env={**os.environ, **variables}, stdout=log, stderr=log,
     )  # fmt: skip
     log.close()
-    found: dict[str, Any] = {}
-    exec(compile(APP, "controlled.py", "exec"), found)
+    # Without its task: Celery would give that to every other app of this process.
+    app = Celery("controller", broker=url, set_as_current=False)
+    app.conf.update(broker_transport=TRANSPORT_ALIAS, broker_transport_options={"hub": settings.hub})
     try:
-        yield found["app"]
+        yield app
     finally:
-        found["app"].close()
+        app.close()
         worker.terminate()
         worker.wait(60)
 
