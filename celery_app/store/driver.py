@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-import threading
 import time
 from collections.abc import Iterator, Sequence
+from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
 import redis
@@ -38,6 +38,7 @@ from ..redis_urls import masked_url
 from . import connecting
 from .errors import StoreFullError, error_for
 from .keys import Keys
+from .lines import Lines
 from .scripts import Call
 
 __all__ = ["AsyncStore", "Store"]
@@ -144,7 +145,7 @@ def _info_field(connection: Any, name: str) -> str:
 
 
 class Store:
-    """Blocking access. Safe to share between threads: each call takes a connection of the pool, and waits
+    """Blocking access. Safe to share between threads: each call takes a connection (see lines.py), and waits
     while others use them all (redis-py would raise, as if Redis were gone).
     """
 
@@ -160,7 +161,11 @@ class Store:
         self.client: Any = client
         self.keys, self.url = keys, url
         self.origin = origin or Origin()
-        self._room = threading.Semaphore(at_once)
+        self._lines = Lines(client, at_once)
+        # A ticket for each call under way: a semaphore, at a tenth of its price.
+        self._tickets: SimpleQueue[None] = SimpleQueue()
+        for _ in range(at_once):
+            self._tickets.put(None)
 
     @classmethod
     def connect(cls, settings: HasAddress, *, at_once: int = AT_ONCE) -> Store:
@@ -184,12 +189,14 @@ class Store:
             time.sleep(pause)
 
     def _send(self, call: Call[Any]) -> Any:
+        self._tickets.get()
         try:
-            with self._room:
-                return self.client.execute_command(*call.words())
+            return self._lines.send(call.words())
         except NoScriptError:
-            _, reply = self._pipeline([call.loading(), call.words()])
+            _, reply = self._lines.send_all([call.loading(), call.words()])
             return _raised(reply)
+        finally:
+            self._tickets.put(None)
 
     def run_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
         """Send calls in one pipeline; the answer to each, or (not raised) the error it was refused with.
@@ -219,10 +226,11 @@ class Store:
         return replies
 
     def _pipeline(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        with self._room, self.client.pipeline(transaction=False) as pipe:
-            for words in commands:
-                pipe.execute_command(*words)
-            return pipe.execute(raise_on_error=False)
+        self._tickets.get()
+        try:
+            return self._lines.send_all(commands)
+        finally:
+            self._tickets.put(None)
 
     def close(self) -> None:
         """Close every connection."""

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import redis
 from redis.exceptions import NoScriptError, ResponseError
 
+from ..store.lines import Lines
 from ..store.scripts import Call
 from .intake import refusal
 from .watched import WatchedChannel
@@ -17,12 +18,15 @@ __all__ = ["CallingChannel"]
 
 T = TypeVar("T")
 
+KEPT = 2  # connections for calls, of the ten that kombu's pool may have
+
 
 class CallingChannel(WatchedChannel):
     """A channel that keeps its client."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._kept_client: Any = None
+        self._lines: Lines | None = None
         super().__init__(*args, **kwargs)
 
     @contextmanager
@@ -37,6 +41,7 @@ class CallingChannel(WatchedChannel):
     def _disconnect_pools(self) -> None:
         self._kept_client = None
         self.__dict__.pop("_plain", None)
+        self._lines = None
         super()._disconnect_pools()
 
     @property
@@ -48,13 +53,16 @@ class CallingChannel(WatchedChannel):
         return client
 
     def run(self, call: Call[T]) -> T:
-        """Send one call of the store over the channel's client."""
+        """Send one call of the store over a connection of the channel's pool."""
+        lines = self._lines
+        if lines is None:
+            lines = self._lines = Lines(self.plain, KEPT)
         try:
             try:
-                reply = self.plain.execute_command(*call.words())
+                reply = lines.send(call.words())
             except NoScriptError:
-                self.plain.execute_command(*call.loading())
-                reply = self.plain.execute_command(*call.words())
+                lines.send(call.loading())
+                reply = lines.send(call.words())
         except ResponseError as error:
             raise refusal(error) from error
         return call.decode(reply)
