@@ -161,7 +161,7 @@ class Store:
         self.client: Any = client
         self.keys, self.url = keys, url
         self.origin = origin or Origin()
-        self._lines = Lines(client, at_once)
+        self._lines = Lines.of(client, at_once)
         # A ticket for each call under way: a semaphore, at a tenth of its price.
         self._tickets: SimpleQueue[None] = SimpleQueue()
         for _ in range(at_once):

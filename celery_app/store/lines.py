@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import hiredis
 import redis
@@ -29,16 +30,22 @@ WRITE = 65536  # bytes to gather before they are written
 
 
 class Lines:
-    """Sends commands over kept connections; safe to share between threads.
+    """Sends commands over kept connections; safe to share between threads. See `Lines.of`."""
 
-    At most `keep` connections stay out of the pool while idle.
-    """
-
-    def __init__(self, client: redis.Redis, keep: int) -> None:
-        # Any: redis-py types every reply as a union of what both colours and protocols may return.
-        self._client: Any = client
-        self._keep = keep
+    def __init__(self, pool: Any, callbacks: Any, keep: int) -> None:
+        self._pool, self._callbacks, self._keep = pool, callbacks, keep
         self._idle: list[Any] = []  # the last one used at the end; append and pop are atomic
+
+    @staticmethod
+    def of(client: redis.Redis, keep: int) -> Lines:
+        """The lines of a client: the same for everybody who uses it, for they are of its pool.
+
+        At most `keep` connections stay out of the pool while idle.
+        """
+        found = _made.get(client)
+        if found is None:
+            found = _made.setdefault(client, Lines(client.connection_pool, client.response_callbacks, keep))
+        return found
 
     def send(self, words: tuple[Any, ...]) -> Any:
         """The reply to one command. Raises redis-py's error: that of the reply, or of a lost connection."""
@@ -67,15 +74,15 @@ class Lines:
         if len(self._idle) < self._keep:
             self._idle.append(line)
         else:
-            self._client.connection_pool.release(line)
+            self._pool.release(line)
         return replies
 
     def _read(self, words: tuple[Any, ...], reply: Any) -> Any:
         """The reply as redis-py's client would give it."""
         if words[0] == "EVALSHA" or isinstance(reply, Exception):
             return reply
-        callbacks = self._client.response_callbacks
-        return callbacks[words[0]](reply) if words[0] in callbacks else reply
+        name, callbacks = words[0], self._callbacks
+        return callbacks[name](reply) if name in callbacks else reply
 
     def _take(self) -> Any:
         """A connection that is open and has nothing to read."""
@@ -84,7 +91,7 @@ class Lines:
             try:
                 line = self._idle.pop()
             except IndexError:
-                return self._client.connection_pool.get_connection()
+                return self._pool.get_connection()
             if line.pid == process and self._is_fit(line):
                 return line
 
@@ -93,7 +100,7 @@ class Lines:
         fit = False
         try:
             # A pool of Sentinel no longer owns what leads to another than the master.
-            fit = self._client.connection_pool.owns_connection(line) and not line.can_read()
+            fit = self._pool.owns_connection(line) and not line.can_read()
         except (RedisError, OSError):
             return False
         finally:
@@ -104,7 +111,10 @@ class Lines:
     def _cut(self, line: Any) -> None:
         """Close it and give it back: the pool connects it anew when it is wanted."""
         line.disconnect()
-        self._client.connection_pool.release(line)
+        self._pool.release(line)
+
+
+_made: WeakKeyDictionary[redis.Redis, Lines] = WeakKeyDictionary()  # Lines must not hold their client
 
 
 def _reply(line: Any) -> Any:

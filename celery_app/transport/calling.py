@@ -18,7 +18,7 @@ __all__ = ["CallingChannel"]
 
 T = TypeVar("T")
 
-KEPT = 2  # connections for calls, of the ten that kombu's pool may have
+KEPT = 1  # connection for calls, of the ten that kombu's pool may have
 
 
 class CallingChannel(WatchedChannel):
@@ -56,7 +56,7 @@ class CallingChannel(WatchedChannel):
         """Send one call of the store over a connection of the channel's pool."""
         lines = self._lines
         if lines is None:
-            lines = self._lines = Lines(self.plain, KEPT)
+            lines = self._lines = Lines.of(self.plain, KEPT)
         try:
             try:
                 reply = lines.send(call.words())

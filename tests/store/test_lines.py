@@ -152,3 +152,9 @@ def test_a_closed_store_connects_again(store: Store) -> None:
     first = store.run(WHO)
     store.close()
     assert store.run(WHO) != first
+
+
+def test_stores_that_share_a_client_share_its_connections(store: Store) -> None:
+    first = store.run(WHO)
+    for _ in range(3):
+        assert Store(store.client, store.keys, store.url).run(WHO) == first
