@@ -31,7 +31,7 @@ from celeriac.orchestrations.errors import (
     failure_from,
 )
 
-from .. import retrying
+from .. import forking, retrying
 from ..complaints import Complaints
 from ..messages import STEP_HEADER, STEP_META_HEADER, GroupRef, Step, TaskId, read_header
 from ..sealing import Seal
@@ -175,9 +175,11 @@ class OutcomeWriter:
     def settle(self, call: Call[T]) -> T:
         """Run a call until it is answered; Reject when the worker stops before that."""
         pause, give_up_at, complaints = FIRST_PAUSE, 0.0, Complaints(logger)
+        store = self._runtime.store
         while True:
             try:
-                reply = self._runtime.store.run(call)
+                with forking.allowed():
+                    reply = store.run(call)
                 complaints.over("an outcome could be written")
                 return reply
             except GoneError:
@@ -188,10 +190,12 @@ class OutcomeWriter:
                     if time.monotonic() >= give_up_at:
                         logger.warning("stopping with an outcome unwritten, its message goes back: %s", error)
                         raise Reject(error, requeue=True) from error
-                    time.sleep(random.uniform(0.1, 0.5))
+                    with forking.allowed():
+                        time.sleep(random.uniform(0.1, 0.5))
                     continue
                 complaints.about("an outcome cannot be written yet, trying on: %s", error)
-                self._runtime.wait(random.uniform(pause / 2, pause))
+                with forking.allowed():
+                    self._runtime.wait(random.uniform(pause / 2, pause))
                 pause = min(MAX_PAUSE, pause * 2)
 
     def _close(self, step: Step, call: Call[str]) -> bool:

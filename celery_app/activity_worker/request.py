@@ -18,6 +18,7 @@ from celery.concurrency.base import BasePool
 from celery.exceptions import Reject, Terminated, TimeLimitExceeded, WorkerLostError
 from celery.worker.request import Request
 
+from .. import forking
 from .runtime import runtime_of
 
 __all__ = ["ActivityRequest", "later", "left_to_the_audit"]
@@ -31,17 +32,19 @@ def later(job: Callable[[], None]) -> None:
     """Run a job in the process' one reporting thread, in order. It is waited for when the process ends."""
     global _executor
     if _executor is None:
-        # In the main process of a worker only. It may fork a child while this thread is busy, so the job must
-        # not import anything: a child does not get rid of an import lock that was held (see boot.py).
+        # In the main process of a worker only, which replaces a dead child while its death is reported here.
         _executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="celeriac-outcomes")
     _executor.submit(_guarded, job)
 
 
 def _guarded(job: Callable[[], None]) -> None:
-    try:
-        job()
-    except Exception:  # the thread must go on to the next outcome
-        logger.exception("an outcome could not be reported; its message comes back when this worker is gone")
+    with forking.held_off():
+        try:
+            job()
+        except Exception:  # the thread must go on to the next outcome
+            logger.exception(
+                "an outcome could not be reported; its message comes back when this worker is gone"
+            )
 
 
 def left_to_the_audit(app: Celery, task_id: str) -> bool:

@@ -26,6 +26,7 @@ from typing import Any
 
 from celeriac.orchestrations.errors import CeleriacError
 
+from .. import forking
 from ..settings import Settings
 from ..store import Store, flights
 from .inflight import ROSTER
@@ -100,7 +101,8 @@ class Helper:
                 self._spawn()
             except Exception:
                 # Nobody is above this thread, and without it a dead helper would not be replaced.
-                logger.exception("the beat helper could not be looked after; trying again")
+                with forking.held_off():
+                    logger.exception("the beat helper could not be looked after; trying again")
                 self._beat()
                 time.sleep(self._settings.beat)
 
@@ -126,7 +128,8 @@ class Helper:
             if pipe is not None:
                 with suppress(OSError):
                     pipe.close()
-        logger.warning("the beat helper ended (exit code %s); another one is started", code)
+        with forking.held_off():
+            logger.warning("the beat helper ended (exit code %s); another one is started", code)
         if (young := self._started + self._settings.beat - time.monotonic()) > 0:
             self._beat()
             time.sleep(young)  # one that cannot even start must not be started all the time
@@ -134,9 +137,11 @@ class Helper:
     def _beat(self) -> None:
         """In the helper's place."""
         lease, info = int(self._settings.lease * 1000), json.dumps(self._info)
-        try:
-            with Store.connect(self._settings, at_once=1) as store:
-                calls = [flights.beat(store.keys, n, lease, info=info) for n in sorted(self._names)]
-                store.run_all(calls)
-        except (CeleriacError, OSError) as error:
-            logger.debug("no beat in the helper's place: %s", error)
+        with forking.held_off():
+            try:
+                with Store.connect(self._settings, at_once=1) as store:
+                    calls = [flights.beat(store.keys, n, lease, info=info) for n in sorted(self._names)]
+                    with forking.allowed():
+                        store.run_all(calls)
+            except (CeleriacError, OSError) as error:
+                logger.debug("no beat in the helper's place: %s", error)

@@ -115,7 +115,7 @@ class Hand:
         if member.alive and time.monotonic() < member.stop_by:
             return
         if member.alive:
-            self.surprises.append(f"{member.name} (pid {member.pid}) did not stop within {STOP_SECONDS:g} s")
+            self.surprises.append(member.overdue())
             signal_all([member.pid], signal.SIGKILL)
             member.process.wait()
         elif member.process.returncode and not member.young:

@@ -67,6 +67,13 @@ class Member:
         """Whether the main process runs (or is stopped)."""
         return self.process.poll() is None
 
+    def overdue(self) -> str:
+        """It was asked to stop and did not: what to report, when its log says where each process of it is."""
+        _ask_for_stacks([self.pid, *descendants(self.pid)])
+        return (
+            f"{self.name} (pid {self.pid}) did not stop within {STOP_SECONDS:g} s; its log ends with stacks"
+        )
+
 
 class Fleet:
     """All of them. Members are started in `start`, in this order, by the calling thread."""
@@ -139,8 +146,7 @@ class Fleet:
 
     def show_stacks(self) -> None:
         """Have every process that runs our workflows write its stacks to its log."""
-        signal_all([pid for pid in self._ours() if not is_helper(pid)], signal.SIGUSR2)
-        time.sleep(1)
+        _ask_for_stacks(self._ours())
 
     def stop(self) -> list[str]:
         """End everything; returns what did not end as it should."""
@@ -154,7 +160,7 @@ class Fleet:
             try:
                 code = member.process.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                problems.append(f"{member.name} (pid {member.pid}) did not stop within {STOP_SECONDS:g} s")
+                problems.append(member.overdue())
                 continue
             if code != 0 and not member.killed:
                 problems.append(f"{member.name} (pid {member.pid}) ended with {code}; see its log")
@@ -252,6 +258,11 @@ def descendants(pid: int) -> list[int]:
 def is_helper(pid: int) -> bool:
     """Whether a process is the beat helper of a worker."""
     return "celery_app.transport.beat" in name_of(pid)
+
+
+def _ask_for_stacks(pids: Sequence[int]) -> None:
+    signal_all([pid for pid in pids if not is_helper(pid)], signal.SIGUSR2)
+    time.sleep(1)
 
 
 def signal_all(pids: Sequence[int], signum: signal.Signals) -> None:

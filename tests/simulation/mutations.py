@@ -156,6 +156,8 @@ MUTATIONS = (
              (("celery_app/transport/watched.py", "            sock.close()", "            sock.fileno()"),)),
     Mutation("server-unwatched", "a worker does not notice that another Redis answers",
              (("celery_app/transport/watched.py", "return before != self._changes", "return False"),)),
+    Mutation("forks-at-any-time", "a worker forks a child while another of its threads is at work",
+             (("celery_app/forking.py", "lambda: self._busy <= me", "lambda: True"),)),
 )  # fmt: skip
 
 # The test that notices a change by itself, whatever the simulation says.
@@ -219,4 +221,6 @@ NAMED = {
     "copies-stay": "tests/celery/test_watched.py"
     "::test_a_forked_child_closes_its_copies_and_leaves_the_connection_to_its_parent",
     "server-unwatched": "tests/celery/test_watched.py::test_another_server_is_noticed_once",
+    "forks-at-any-time": "tests/celery/test_forking.py"
+    "::test_a_fork_waits_for_a_thread_at_work_but_not_for_one_that_waits",
 }
