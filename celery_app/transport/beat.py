@@ -145,10 +145,12 @@ def main() -> None:
 def _follow(beat: Beat, lines: list[bytes], every: float) -> None:
     due = monotonic()
     os.set_blocking(1, False)
-    while not beat.worker_is_dead():
+    while True:
         for line in lines:
             beat.incarnations = set(json.loads(line)["incarnations"])
         lines = []
+        if beat.worker_is_dead():  # perhaps since before this helper had started
+            return
         if monotonic() >= due:
             beat.tick()
             if not _say_so():
