@@ -52,6 +52,7 @@ from ..store import (
 from ..store.records import Claimed, CommitReply
 from .answers import Done, Served, Wait
 from .audit import Audit
+from .batches import Sending
 from .charges import LastWords
 from .chores import Chores
 from .deadline import TurnGuard
@@ -178,7 +179,8 @@ class OrchestratorWorker:
         """Send the last turns, hand back what is claimed, be forgotten. What fails is left to the sweep."""
         try:
             self._stage()
-            self._settle(self._store.run_all(self._calls_of(self._answers)))
+            sending = Sending(self._keys, self._settings, self._answers)
+            self._settle(sending.replies(self._store, self._store.run_all(sending.calls())))
             while self._store.run(turns.hand_back(self._keys, self.incarnation)):
                 logger.info("handed claims back")
             # Last of all the beat: who is listed there is found by the sweep, should this process die before.
@@ -193,7 +195,8 @@ class OrchestratorWorker:
     def _tick(self) -> None:
         """One round: send what is finished, do the chores that are due, claim, take the turns."""
         self._stage()
-        calls = self._calls_of(self._answers)
+        sending = Sending(self._keys, self._settings, self._answers)
+        calls = sending.calls()
         chores = self._chores.due()
         sent = len(calls)
         calls += [chore.make() for chore in chores] or self._wait_for_work()
@@ -201,7 +204,7 @@ class OrchestratorWorker:
         calls.append(self._claim_or_offer())
         offered = self._offer_at > offer_at
         replies = self._store.run_all(calls)
-        self._settle(replies[:sent])
+        self._settle(sending.replies(self._store, replies[:sent]))
         if not _any_full(replies):
             self._refusals.over("Redis takes writes again")
         refused = len(self._answers)
@@ -266,12 +269,6 @@ class OrchestratorWorker:
                     self._turner.let_go(answer)
                     answer = Wait(answer.claimed, 1000, "its payloads could not be stored")
                 self._answers.append(answer)
-
-    def _calls_of(self, answers: Sequence[Done | Wait]) -> list[Call[Any]]:
-        return [
-            answer.call if isinstance(answer, Done) else answer.call(self._keys, self._settings)
-            for answer in answers
-        ]
 
     def _settle(self, replies: Sequence[Any]) -> None:
         """What became of the turns that were sent. What Redis refused for now is kept, to be sent again."""

@@ -123,6 +123,10 @@ class Script:
         words += [_ENCODE[type_](values[name]) for name, type_ in self.args.items()]
         return Call(tuple(words), decode, idempotent, self)
 
+    def place(self, name: str) -> int:
+        """Where in the `args` of a call the argument `name` stands."""
+        return 1 + len(self.single) + len(self.families) + list(self.args).index(name)
+
 
 @dataclass(slots=True)
 class _Parts:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from celeriac.orchestrations.errors import FailureDetails, InstanceExistsError, qualified_name
+from celeriac.orchestrations.errors import (
+    CeleriacError,
+    FailureDetails,
+    InstanceExistsError,
+    qualified_name,
+)
 from celeriac.orchestrations.history import SubOrchestrationInstanceFailed
 
-from .errors import LimitError
+from .errors import LimitError, error_for
 from .keys import Keys
 from .records import ChildStart, Claimed, Commit, CommitReply, Lapsed, SweepReport, open_text
 from .scripts import Call, script
+from .wire import joined
 
 __all__ = [
-    "MAX_BYTES", "MAX_ITEMS", "accuse", "claim", "commit", "fire_timers", "hand_back", "release", "rouse",
-    "sweep",
+    "MAX_BYTES", "MAX_ITEMS", "accuse", "claim", "commit", "commit_all", "fire_timers", "hand_back", "packed",
+    "release", "rouse", "sweep",
 ]  # fmt: skip
 
 MAX_ITEMS = 1000  # commands and messages in one commit; each activity is two
@@ -86,14 +92,41 @@ def commit(keys: Keys, turn: Commit, now: int = 0) -> Call[CommitReply]:
         if not child.detached:
             child.parent, child.parent_execution, child.parent_seq = turn.instance, turn.execution, child.seq
             child.refused = _refused(child)
-    call = script("commit").call(keys, c=turn, now=now, decode=_commit_reply, idempotent=True)
-    size = max(len(word) for word in call.args if isinstance(word, bytes))
+    call = script("commit").call(keys, turns=[turn], now=now, decode=_commit_reply, idempotent=True)
+    size = len(packed(call))
     if turn.items > MOST_ITEMS or size > MOST_BYTES:
         raise LimitError(
             f"the commit of {turn.instance} carries {turn.items} items in {size} bytes; "
             f"at most {MOST_ITEMS} and {MOST_BYTES} are possible"
         )
     return call
+
+
+def packed(commit: Call[CommitReply]) -> bytes:
+    """What a call of `commit` carries."""
+    assert commit.script is not None
+    return commit.args[commit.script.place("turns")]
+
+
+def commit_all(commits: Sequence[Call[CommitReply]]) -> Call[list[CommitReply | CeleriacError]]:
+    """Several of `commit` in one call (it is they that are bounded: keep their sum as small as one may be).
+
+    Each is applied or refused for itself. The call as a whole is refused where Redis takes no writes, or at
+    a defect: then send each by itself. What had been applied all the same is answered and changes nothing.
+    """
+    first = commits[0]
+    assert first.script is not None
+    place = first.script.place("turns")
+    words = list(first.args)
+    words[place] = joined([packed(commit) for commit in commits])
+    return Call(tuple(words), _commit_replies, True, first.script)
+
+
+def _commit_replies(replies: Any) -> list[CommitReply | CeleriacError]:
+    return [
+        error_for(reply.decode().lstrip("-")) if isinstance(reply, bytes) else _commit_reply(reply)
+        for reply in replies
+    ]
 
 
 def fire_timers(keys: Keys, limit: int = 100, now: int = 0) -> Call[tuple[int, int]]:

@@ -6,12 +6,13 @@ are bytes). Structs become maps without the fields that have their default, or a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 import msgspec
 
-__all__ = ["pack"]
+__all__ = ["joined", "pack"]
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -19,6 +20,11 @@ _encode = msgspec.msgpack.Encoder().encode
 def pack(value: Any) -> bytes:
     """Encode a value for an argument of type `pack`."""
     return _encode(_plain(value))
+
+
+def joined(packed: Sequence[bytes]) -> bytes:
+    """One packed list of what these packed lists of one item each hold; at most 65,535."""
+    return b"\xdc" + len(packed).to_bytes(2, "big") + b"".join([one[1:] for one in packed])
 
 
 def _plain(value: Any) -> Any:
