@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = ["KEYS", "Keys", "Kind"]
 
@@ -78,13 +79,14 @@ _HUB = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 class Keys:
     """The keys of one hub. `keys.ready`, `keys.inst("order-1")`."""
 
-    __slots__ = ("_paths", "hub")
+    __slots__ = ("_paths", "heads", "hub")
 
     def __init__(self, hub: str = "celeriac") -> None:
         if not _HUB.fullmatch(hub):
             raise ValueError(f"the hub must be 1-64 of letters, digits, '_', '.' and '-', not {hub!r}")
         self.hub = hub
         self._paths = {name: f"{hub}:{kind.path}" for name, kind in KEYS.items()}
+        self.heads: dict[str, tuple[Any, ...]] = {}  # of calls, by script: see scripts.py
 
     def path(self, name: str) -> str:
         """The key called `name` in scripts, or the prefix of that family."""

@@ -117,11 +117,12 @@ class Script:
             missing = ", ".join(self.args.keys() - values.keys()) or "none"
             unknown = ", ".join(values.keys() - self.args.keys()) or "none"
             raise TypeError(f"script {self.name}: missing arguments: {missing}; unknown: {unknown}")
-        words: list[Any] = [len(self.single)]
-        words += [keys.path(name) for name in self.single]
-        words += [keys.path(name) for name in self.families]
-        words += [_ENCODE[type_](values[name]) for name, type_ in self.args.items()]
-        return Call(tuple(words), decode, idempotent, self)
+        head = keys.heads.get(self.name)
+        if head is None:
+            paths = [keys.path(name) for name in (*self.single, *self.families)]
+            head = keys.heads[self.name] = (len(self.single), *paths)
+        words = [_ENCODE[type_](values[name]) for name, type_ in self.args.items()]
+        return Call((*head, *words), decode, idempotent, self)
 
     def place(self, name: str) -> int:
         """Where in the `args` of a call the argument `name` stands."""

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from celeriac.celery_app.store import Keys, scripts, wire
+from celeriac.celery_app.store import Keys, records, scripts, wire
 from celeriac.celery_app.store.keys import KEYS
 from celeriac.celery_app.store.scripts import script
 
@@ -65,7 +65,7 @@ def test_families_are_told_apart_from_keys() -> None:
 
 
 def test_values_arrive_in_lua_as_they_are(desk: Any) -> None:
-    class Shape(msgspec.Struct):
+    class Shape(msgspec.Struct, omit_defaults=True):
         name: bytes
         empty: str = ""
         items: list[int] = []
@@ -77,8 +77,18 @@ def test_values_arrive_in_lua_as_they_are(desk: Any) -> None:
     source = (
         "local v = cmsgpack.unpack(ARGV[1]); return {v.name, v.empty == nil and 1 or 0, #v.items, v.items[2]}"
     )
-    reply = desk.store.client.eval(source, 0, wire.pack(Shape(b"\xfe", "", [1, 1_700_000_000_000])))
-    assert reply == [b"\xfe", 1, 2, 1_700_000_000_000]
+    for empty in ("", "x"[1:], b"".decode(), "".join(str(n) for n in range(0))):
+        packed = wire.pack(Shape(b"\xfe", empty, [1, 1_700_000_000_000]))
+        assert desk.store.client.eval(source, 0, packed) == [b"\xfe", 1, 2, 1_700_000_000_000]
+
+
+def test_what_scripts_read_leaves_its_defaults_out() -> None:
+    """They test for nil: see records.py."""
+    packed = [records.StartRequest, records.ChildStart, records.Send, records.NextRun, records.Commit]
+    packed += [records.Deadline, records.OpenedStep, records.GroupOpen, records.GroupEmit]
+    for cls in packed:
+        config = cls.__struct_config__
+        assert config.omit_defaults or config.array_like, cls
 
 
 def test_the_protocol_page_names_every_key() -> None:
