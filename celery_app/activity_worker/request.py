@@ -65,6 +65,10 @@ class ActivityRequest(Request):
     _holding = False
     _held = False
 
+    def __init__(self, message: Any, **kwargs: Any) -> None:
+        # Decoded once, not here and in the pool again. Celery has decoded it, and so checked it, already.
+        super().__init__(message, **{**kwargs, "body": message.payload, "decoded": True})
+
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """The time limit passed; at the hard one the child has been killed."""
         if soft:

@@ -25,7 +25,7 @@ from ..store.errors import FencedError, StoreError
 from ..store.keys import Keys
 from ..store.scripts import script
 from .calling import CallingChannel
-from .envelope import due_time, read
+from .envelope import Message, due_time, read
 from .inflight import ROSTER, Held, InFlight
 from .intake import Intake, QoS, Watch
 from .prefetch import Pace
@@ -42,6 +42,7 @@ class Channel(CallingChannel):
     """A channel that never has a message in memory only."""
 
     QoS = QoS
+    Message = Message
     hub = "celeriac"
     lease = 10.0
     beat = 2.0

@@ -11,15 +11,29 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+from kombu.transport import virtual
 from kombu.utils.json import loads
 
 from ..messages import STEP_HEADER
 
-__all__ = ["STEP_MARK", "due_time", "read"]
+__all__ = ["STEP_MARK", "Message", "due_time", "read"]
 
 STEP_MARK = f'"{STEP_HEADER}":'.encode()  # by which the take knows the engine's messages
 
 _fast = msgspec.json.Decoder().decode
+
+
+class Message(virtual.Message):
+    """kombu's message. The body of one of the engine's is decoded by the quicker decoder."""
+
+    def _decode(self) -> Any:
+        ours = STEP_HEADER in self.headers and self.content_type == "application/json"
+        if ours and self.body and self.accept and self.content_type in self.accept:
+            try:
+                return _fast(self.body)
+            except (ValueError, RecursionError):  # kombu says what is wrong with it
+                return super()._decode()
+        return super()._decode()
 
 
 def read(raw: bytes, verify: Callable[[bytes], str] | None = None) -> dict[str, Any]:
