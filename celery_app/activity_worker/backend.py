@@ -19,7 +19,7 @@ from celery.exceptions import WorkerLostError
 from ..messages import Step, TaskId
 from .outcomes import Caught, OutcomeWriter, caught_from, step_from
 from .runtime import runtime_of
-from .task import CAUGHT
+from .task import CAUGHT, STEP
 
 __all__ = ["Backend", "SentinelBackend"]
 
@@ -137,6 +137,9 @@ class Backend(RedisBackend):
             super().on_task_call(producer, task_id)
 
     def _step(self, task_id: str, request: Any) -> Step | None:
+        read = getattr(request, STEP, None)
+        if isinstance(read, Step) and request.id == task_id:  # no header can hold a Step
+            return read
         return None if request is None else step_from(task_id, request)
 
     def _writer(self) -> OutcomeWriter:

@@ -47,11 +47,12 @@ from .imposed import REQUEST
 from .outcomes import OutcomeWriter, caught_from, step_from
 from .runtime import Runtime, runtime_of
 
-__all__ = ["CAUGHT", "ActivityTask"]
+__all__ = ["CAUGHT", "STEP", "ActivityTask"]
 
 logger = logging.getLogger("celeriac.activity")
 
 CAUGHT: Final = "celeriac_caught"  # attribute of Celery's request: what `run` caught, for the backend
+STEP: Final = "celeriac_read"  # attribute of Celery's request: the step, so that it is read once
 CELERY_FIRST: Final = 3000  # milliseconds that the sweep's deadline lies behind Celery's soft limit
 CHECK_EVERY: Final = 1.0  # seconds between two looks of is_cancelled at the store
 MOST_LINKS: Final = 20  # exceptions that a MemoryError came from, one from the other
@@ -109,11 +110,13 @@ class ActivityTask(Task):
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """Run one attempt and return its encoded result; for a call that is not the engine's, its result."""
-        step = step_from(self.request.id or "", self.request)
+        request = self.request  # each look at it is a search on the stack of what runs here
+        step = step_from(request.id or "", request)
         if step is None:
             return self._run_here(args, kwargs)
+        setattr(request, STEP, step)
         runtime = runtime_of(self.app)
-        if self.settings.transport == "stock" and not _begins(runtime, step.task, self.request):
+        if self.settings.transport == "stock" and not _begins(runtime, step.task, request):
             logger.info(
                 "%s (%s) not run: its step has ended, runs or is at another attempt",
                 self.name,
@@ -135,7 +138,7 @@ class ActivityTask(Task):
                 _let_go(error)
             heartbeat.flush()
             _trim(error)
-            setattr(self.request, CAUGHT, caught_from(error, step))
+            setattr(request, CAUGHT, caught_from(error, step))
             _disguise(error, runtime.seal)
             raise
 
