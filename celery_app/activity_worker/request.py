@@ -101,6 +101,10 @@ class ActivityRequest(Request):
         """Acknowledge, or remember to do it once the outcome is written."""
         if self._holding:
             self._held = True
+        elif getattr(self.message.channel, "runs_here", False) and not self.acknowledged:
+            # Celery has its loop do it, for pools whose threads may not. Here nobody else is at the channel.
+            self.acknowledged = True
+            self.message.ack_log_error(logger, self._connection_errors)
         else:
             super().acknowledge()
 

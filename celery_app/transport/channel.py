@@ -141,6 +141,12 @@ class Channel(CallingChannel):
         prefetch = self.qos.prefetch_count or self.prefetch_max
         return min(prefetch, executor.slots()) if executor.slots else prefetch
 
+    @property
+    def runs_here(self) -> bool:
+        """Whether the pool runs tasks in the loop's thread, and this is it."""
+        connection = self.connection
+        return connection is not None and connection.executor.inline and self._thread == threading.get_ident()
+
     def room(self) -> int:
         """How many messages to take now."""
         return self._intake.room()
