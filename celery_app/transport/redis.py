@@ -40,6 +40,10 @@ class Executor:
 class Poller(kombu_redis.MultiChannelPoller):
     """kombu's poller, which also hands out what channels took earlier."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.added: set[int] = set()  # sockets whose readers were added in the last second
+
     def on_poll_start(self) -> None:
         """Before each wait: start what there is room for, then ask Redis for more."""
         for channel in tuple(self._channels):
@@ -57,11 +61,33 @@ class Poller(kombu_redis.MultiChannelPoller):
 
     def maintain(self) -> None:
         """Once a second."""
+        self.added.clear()
         for channel in tuple(self._channels):
             channel.maintain()
 
     def maybe_restore_messages(self) -> None:
         """kombu's visibility timeout: not for us, a dead worker's messages come back by the sweep."""
+
+
+class _Sparing:
+    """A worker's loop, for kombu's transport, which at every turn adds the reader of each socket again: a
+    system call and an exception. What the loop has already is passed over.
+
+    The poller itself registers every socket that is new with the kernel. Should it ever not, each is added
+    in full once a second.
+    """
+
+    def __init__(self, loop: Any, cycle: Poller) -> None:
+        self._loop, self._cycle = loop, cycle
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    def add_reader(self, fd: int, callback: Any, *args: Any) -> None:
+        """Add the reader unless it is there."""
+        if fd not in self._cycle.added or self._loop.readers.get(fd) != (callback, args):
+            self._loop.add_reader(fd, callback, *args)
+            self._cycle.added.add(fd)
 
 
 class Transport(kombu_redis.Transport):
@@ -79,5 +105,5 @@ class Transport(kombu_redis.Transport):
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Called by a worker with an event loop."""
         self.loop = loop
-        super().register_with_event_loop(connection, loop)
+        super().register_with_event_loop(connection, _Sparing(loop, self.cycle))
         loop.call_repeatedly(1.0, self.cycle.maintain)
