@@ -101,6 +101,13 @@ class Channel(CallingChannel):
         """Whether any consumer here acknowledges."""
         return any(self._acknowledging.values())
 
+    @property
+    def active_queues(self) -> list[str]:
+        """As kombu has them, without those of fanout; asked for several times at each turn of the loop."""
+        if self.active_fanout_queues:
+            return super().active_queues
+        return list(dict.fromkeys(self._active_queues))
+
     def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
         """Start a consumer."""
         result = super().basic_consume(queue, no_ack, *args, **kwargs)

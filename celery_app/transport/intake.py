@@ -78,13 +78,17 @@ class Intake:
         """How many to take beyond the free slots: none behind a slow one, and none while no slot will be free
         soon, or the worker would ask Redis again and again for what it may not take."""
         pace, started_since = flying.pace, monotonic() - HAND_BACK_AFTER
-        if any(not pace.ahead(held.queue, slots) for held in tuple(flying.buffer)):
+        ahead = max((pace.ahead(queue, slots) for queue in self._channel.active_queues), default=0)
+        waiting = len(flying.buffer)
+        if ahead == 0 or (waiting >= free and waiting > ahead // 2):
+            return ahead  # there is no room in any case; that is the answer at most turns of the loop
+        if any(not pace.ahead(queue, slots) for queue in {held.queue for held in tuple(flying.buffer)}):
             return 0
         moving = free > 0 or any(
             held.started_at > started_since and pace.ahead(held.queue, slots)
             for held in tuple(flying.running.values())
         )
-        return max(pace.ahead(queue, slots) for queue in self._channel.active_queues) if moving else 0
+        return ahead if moving else 0
 
     def _wanted(self, flying: InFlight) -> list[tuple[str, int]]:
         """Queue keys with the most to take of each: highest priority first, queues in turn."""
