@@ -2,7 +2,8 @@
 
 They are connections of redis-py, made, connected and counted by the client's own pool (so TLS, logins,
 Sentinel, time-outs and health checks are its), but kept here between calls. Left out is what the client does
-around each command beside sending and reading it: two thirds of its time (docs/decisions/008).
+around each command beside sending and reading it: half of its time for a single call, two thirds for a long
+pipeline (docs/decisions/008).
 
 The laws of a line:
 
