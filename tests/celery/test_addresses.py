@@ -225,7 +225,12 @@ class Celery:
         self.settings, self.app = site.settings, create_app(site.settings, load=False)
 
     def add(self, a: int, b: int) -> int:
-        return self.app.send_task("plain.add", (a, b), queue=self.settings.queue).get(timeout=30)
+        """The result as Redis has it: Celery's own wait is told by a subscription, and what is published
+        while that moves to another master it never hears.
+        """
+        result = self.app.send_task("plain.add", (a, b), queue=self.settings.queue)
+        until(result.ready, what="the result of a plain task")
+        return result.get()
 
     def close(self) -> None:
         self.app.close()

@@ -214,6 +214,8 @@ def test_a_listener_that_stood_still_goes_on_under_another_name(
             sleeper.send_signal(signal.SIGSTOP)
     parts = 2 if kind == "starter" else 1
     until(store, lambda: not held(store) and len(started(client)) == 60 * parts, 40)
+    # It may have held nothing: then all is done long before its lease lapses.
+    until(store, lambda: all(p.info["pid"] != sleeper.pid for p in client.workers()), 40)
     sleeper.send_signal(signal.SIGCONT)
     new = lambda: [p for p in client.workers() if p.incarnation not in names]  # noqa: E731
     until(store, lambda: any(p.info["pid"] == sleeper.pid for p in new()), 30)
