@@ -25,7 +25,7 @@ import hiredis
 import redis
 from redis.exceptions import DataError, RedisError, ResponseError
 
-__all__ = ["Lines"]
+__all__ = ["Lines", "read_reply"]
 
 WRITE = 65536  # bytes to gather before they are written
 
@@ -68,7 +68,7 @@ class Lines:
         line = self._take()
         try:
             line.send_packed_command(packed)
-            replies = [_reply(line) for _ in range(count)]
+            replies = [read_reply(line) for _ in range(count)]
         except BaseException:
             self._cut(line)
             raise
@@ -118,7 +118,7 @@ class Lines:
 _made: WeakKeyDictionary[redis.Redis, Lines] = WeakKeyDictionary()  # Lines must not hold their client
 
 
-def _reply(line: Any) -> Any:
+def read_reply(line: Any) -> Any:
     """The next reply; an error reply as a value, so that the replies behind it are read too."""
     try:
         return line.read_response()

@@ -16,10 +16,11 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from kombu.transport import virtual
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import NoScriptError
 
 from ..store import flights
 from ..store.errors import FencedError, StoreError, StoreFullError, error_for
+from ..store.lines import read_reply
 from ..store.scripts import Call, blocking, script
 from .inflight import HAND_BACK_AFTER, InFlight, Pending
 
@@ -143,7 +144,7 @@ class Intake:
         """Read every reply under way. A lost connection leaves acknowledgements to be told again."""
         expected, self._expected = self._expected, []
         try:
-            replies = [_read_reply(connection) for _ in expected]
+            replies = [read_reply(connection) for _ in expected]
         except BaseException:
             self.drop()
             connection.disconnect()
@@ -257,14 +258,6 @@ class Watch(threading.Thread):
 
 def _nothing_more(reply: Any) -> None:
     """An acknowledgement was told."""
-
-
-def _read_reply(connection: Any) -> Any:
-    """The next reply; an error reply as a value, so that the replies behind it are read too."""
-    try:
-        return connection.read_response()
-    except ResponseError as error:
-        return error
 
 
 def refusal(error: Exception) -> Exception:
